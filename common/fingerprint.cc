@@ -11,11 +11,13 @@ std::optional<std::string> FirstDifference(const Fingerprint& here, const Finger
   for (const auto& [name, value] : here) {
     auto it = theirs.find(name);
     if (it == theirs.end()) return absl::StrCat(name, ": ", value, " here, missing there");
-    if (it->second != value) return absl::StrCat(name, ": ", value, " here, ", it->second, " there");
+    if (it->second != value)
+      return absl::StrCat(name, ": ", value, " here, ", it->second, " there");
     theirs.erase(it);
   }
   if (!theirs.empty())
-    return absl::StrCat(theirs.begin()->first, ": missing here, ", theirs.begin()->second, " there");
+    return absl::StrCat(theirs.begin()->first, ": missing here, ", theirs.begin()->second,
+                        " there");
   return std::nullopt;
 }
 

@@ -13,10 +13,12 @@ struct StrongId {
   auto operator<=>(const StrongId&) const = default;
 };
 
-using PageId = StrongId<struct PageIdTag, int32_t>;           // index into one process's page pool
-using AttemptId = StrongId<struct AttemptIdTag, uint64_t>;    // one try at a request; random, made by the router
-using GrantId = StrongId<struct GrantIdTag, uint64_t>;        // decode pages lent to writers; random
-using Incarnation = StrongId<struct IncarnationTag, uint64_t>;  // one life of a process or group; random, never 0
+using PageId = StrongId<struct PageIdTag, int32_t>;  // index into one process's page pool
+using AttemptId =
+    StrongId<struct AttemptIdTag, uint64_t>;  // one try at a request; random, made by the router
+using GrantId = StrongId<struct GrantIdTag, uint64_t>;  // decode pages lent to writers; random
+using Incarnation =
+    StrongId<struct IncarnationTag, uint64_t>;  // one life of a process or group; random, never 0
 
 // 64 random bits from the operating system, never 0.
 uint64_t RandomId();

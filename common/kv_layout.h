@@ -12,14 +12,16 @@ namespace baleen {
 //
 // One allocation, page-major:
 //   [pages][layers][LayerBytes], LayerBytes =
-//     [kPageTokens latent rows] | [kPageTokens x index_dim index keys] | [kPageTokens f32 index scales]
+//     [kPageTokens latent rows] | [kPageTokens x index_dim index keys] | [kPageTokens f32 index
+//     scales]
 //
 // A page holds kPageTokens consecutive tokens of ONE sequence for all layers of the process, so a
 // pipeline stage's share of a page is one contiguous piece at both ends of the wire.
 //
 //   latent row, kFp8:   [0,512) e4m3 c_kv | [512,528) f32 scale per 128 | [528,656) bf16 k_rope x64
 //   latent row, kExact: kv_lora f32 c_kv | rope f32 k_rope
-//   index key, kFp8: e4m3 x index_dim, and one f32 scale per token; kExact: f32 x index_dim, no scale
+//   index key, kFp8: e4m3 x index_dim, and one f32 scale per token; kExact: f32 x index_dim, no
+//   scale
 // An MTP module is the last layer.
 inline constexpr uint32_t kKvLayoutVersion = 1;
 inline constexpr int kPageTokens = 64;
@@ -48,7 +50,9 @@ struct KvLayout {
   constexpr size_t IndexScalesOffset() const {
     return IndexKeysOffset() + IndexKeyBytes() * kPageTokens;
   }
-  constexpr size_t LayerBytes() const { return IndexScalesOffset() + IndexScaleBytes() * kPageTokens; }
+  constexpr size_t LayerBytes() const {
+    return IndexScalesOffset() + IndexScaleBytes() * kPageTokens;
+  }
   constexpr size_t PageBytes() const { return LayerBytes() * size_t(layers); }
 
   bool operator==(const KvLayout&) const = default;

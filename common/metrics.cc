@@ -22,12 +22,20 @@ Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()) {}
 
 prometheus::Counter& Metrics::Counter(const std::string& name, const std::string& help,
                                       const Labels& labels) {
-  return prometheus::BuildCounter().Name("baleen_" + name).Help(help).Register(*registry_).Add(labels);
+  return prometheus::BuildCounter()
+      .Name("baleen_" + name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels);
 }
 
 prometheus::Gauge& Metrics::Gauge(const std::string& name, const std::string& help,
                                   const Labels& labels) {
-  return prometheus::BuildGauge().Name("baleen_" + name).Help(help).Register(*registry_).Add(labels);
+  return prometheus::BuildGauge()
+      .Name("baleen_" + name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels);
 }
 
 prometheus::Histogram& Metrics::Seconds(const std::string& name, const std::string& help,
@@ -49,7 +57,8 @@ std::string Metrics::Serialize() const {
 }
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(const Metrics& metrics,
-                                                                     const std::string& host, int port) {
+                                                                     const std::string& host,
+                                                                     int port) {
   std::unique_ptr<MetricsServer> server(new MetricsServer);
   // The exposer's HTTP server reports a bind failure only by exception.
   try {

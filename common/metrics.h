@@ -14,18 +14,21 @@
 
 namespace baleen {
 
-// Every metric of a process, prefixed "baleen_". The returned references live as long as this and are
-// safe from any thread. Asking twice for the same name and labels gives the same object.
+// Every metric of a process, prefixed "baleen_". The returned references live as long as this and
+// are safe from any thread. Asking twice for the same name and labels gives the same object.
 class Metrics {
  public:
   using Labels = std::map<std::string, std::string>;
 
   Metrics();
 
-  prometheus::Counter& Counter(const std::string& name, const std::string& help, const Labels& labels = {});
-  prometheus::Gauge& Gauge(const std::string& name, const std::string& help, const Labels& labels = {});
+  prometheus::Counter& Counter(const std::string& name, const std::string& help,
+                               const Labels& labels = {});
+  prometheus::Gauge& Gauge(const std::string& name, const std::string& help,
+                           const Labels& labels = {});
   // Buckets in seconds from 100 us to 100 s.
-  prometheus::Histogram& Seconds(const std::string& name, const std::string& help, const Labels& labels = {});
+  prometheus::Histogram& Seconds(const std::string& name, const std::string& help,
+                                 const Labels& labels = {});
   prometheus::Histogram& Histogram(const std::string& name, const std::string& help,
                                    std::vector<double> buckets, const Labels& labels = {});
 

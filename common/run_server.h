@@ -17,8 +17,8 @@ namespace baleen {
 // Reads a textproto file into `config`. An error names the file, line and field.
 absl::Status ReadTextProto(const std::string& path, google::protobuf::Message* config);
 
-// Lets a server end its own process: a broken group, a fatal device error. Any thread, once or more;
-// the first error becomes the exit status of RunServer.
+// Lets a server end its own process: a broken group, a fatal device error. Any thread, once or
+// more; the first error becomes the exit status of RunServer.
 class ShutdownSignal {
  public:
   // SIGTERM/SIGINT mean `OkStatus`.

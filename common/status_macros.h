@@ -6,8 +6,8 @@
 #include "absl/status/statusor.h"
 
 // Returns the error of `expr` (an absl::Status) to the caller.
-#define BALEEN_RETURN_IF_ERROR(expr)                       \
-  do {                                                     \
+#define BALEEN_RETURN_IF_ERROR(expr)                                                    \
+  do {                                                                                  \
     if (absl::Status baleen_status = (expr); !baleen_status.ok()) return baleen_status; \
   } while (false)
 

@@ -1,0 +1,214 @@
+#pragma once
+
+#include "kernels/tensor.h"
+
+// The operations of one forward pass, in the order it uses them. Each struct is the whole input of
+// one Backend member of the same name. Common rules:
+//   * rows == 0 is legal and does nothing;
+//   * activations are f32 (Numerics::kExact) or bf16 (kFp8), the same dtype in all operands of an
+//   op
+//     unless a field says otherwise; arithmetic is fp32 or better inside, one rounding at the end;
+//   * no output may overlap an input unless the op says so.
+// Section numbers are of docs/model.md.
+namespace baleen::kernels {
+
+// out[r] = table[ids[r]]
+struct EmbedParams {
+  Matrix table;        // [vocab, dim]; f32 (kDequantized) or bf16
+  const int32_t* ids;  // [rows], each in [0, vocab)
+  Matrix out;          // [rows, dim] activations
+};
+
+// s = x + residual;  residual_out = s;  out = weight * s * rsqrt(mean(s^2) + eps)   (3.0)
+// The norm uses the unrounded s. Without a residual s = x; without out only the sum is stored.
+struct AddRmsNormParams {
+  Matrix x;             // [rows, dim] activations or f32
+  Matrix residual;      // [rows, dim] or data == nullptr
+  Matrix residual_out;  // [rows, dim] activations or f32, or data == nullptr; may be x or residual
+  const float* weight;  // [dim] f32
+  Matrix out;           // [rows, dim] activations, or data == nullptr; may be x
+  Quantized quantized;  // also out in fp8, from the rounded out; data == nullptr: not wanted
+  float eps;
+};
+
+// out = quantised x: amax floor 1e-4, scale rounded up to a power of two, RNE   (4.1)
+struct QuantizeParams {
+  Matrix x;  // [rows, cols], cols a multiple of 128
+  Quantized out;
+};
+
+// y = x W^T. When w.fp8_input and xq.data are set, x is ignored and xq is multiplied, one f32
+// promotion per 128 of k (4.3).
+struct LinearParams {
+  Matrix x;      // [rows, in] activations
+  Quantized xq;  // [rows, in] or data == nullptr
+  Weight w;      // [out, in]
+  Matrix y;      // [rows, out] activations, or f32 (router, head, indexer weights)
+};
+
+// Rotates `dims` elements from `offset` of each head in place.   (3.2)
+//   interleaved: pairs (x[2j], x[2j+1]) (MLA);  else: pairs (x[j], x[j + dims/2]) (indexer)
+struct RopeParams {
+  Matrix x;  // [rows, heads * head_stride] activations, in place
+  int heads;
+  int head_stride;  // elements
+  int offset;
+  int dims;
+  bool interleaved;
+  const int32_t* positions;  // [rows]
+  const float* cos;          // [max_positions, dims / 2]
+  const float* sin;
+};
+
+// out = (x - mean) * rsqrt(var + eps) * weight + bias, over cols   (3.4)
+struct LayerNormParams {
+  Matrix x;
+  const float* weight;  // [cols]
+  const float* bias;
+  Matrix out;  // may be x
+  float eps;
+};
+
+// Sylvester-ordered Walsh-Hadamard transform of every 128 consecutive elements, times 128^-0.5.
+struct HadamardParams {
+  Matrix x;  // [rows, heads * 128], in place
+};
+
+// Writes each row's latent and roped key to its page; kFp8 quantises the latent (5.2).
+struct StoreLatentParams {
+  Matrix latent;  // [rows, kv_lora]
+  Matrix rope;    // [rows, rope]
+  LayerCache cache;
+  RowMap rows;
+};
+
+// Writes each row's index key to its page; kFp8 quantises it with one scale (5.3).
+struct StoreIndexKeysParams {
+  Matrix keys;  // [rows, index_dim]
+  LayerCache cache;
+  RowMap rows;
+};
+
+// logits[r, s] = iks[s] * sum_h weights[r, h] * max(0, q[r, h] . k[s])  for s <= positions[r] (3.4)
+// Columns above positions[r] are not written. In kFp8 `q` is quantised and its scales are folded
+// into `weights` by the caller (ScaleIndexWeights), in kExact `q.x` is used and iks is 1.
+struct IndexerLogitsParams {
+  Matrix q;              // [rows, heads * index_dim] f32 (kExact), or data == nullptr
+  Quantized q8;          // [rows, heads * index_dim] (kFp8), or data == nullptr
+  const float* weights;  // [rows, heads], dense
+  int heads;
+  LayerCache cache;
+  RowMap rows;
+  float* logits;  // [rows, logits_stride]
+  int64_t logits_stride;
+};
+
+// weights[r, h] *= factor * (q8 scale of (r, h), or 1 without q8)   (3.4)
+struct ScaleIndexWeightsParams {
+  float* weights;  // [rows, heads], dense, in place
+  int rows;
+  int heads;
+  const float* q_scales;  // [rows, heads] or nullptr
+  float factor;
+};
+
+// The min(k, positions[r] + 1) positions with the largest logits; of equal ones the lower position
+// wins. indices[r] is ascending and filled up with -1.
+struct TopKParams {
+  const float* logits;  // [rows, logits_stride]; only columns <= positions[r] are read
+  int64_t logits_stride;
+  const int32_t* positions;  // [rows]
+  int rows;
+  int k;
+  int32_t* indices;  // [rows, k]
+};
+
+// y[r, h] = x[r, h] W[h]^T: absorbing W_UK into q, and W_UV after attention   (3.5)
+struct HeadLinearParams {
+  Matrix x;  // [rows, heads * x_head_stride]; the first `in` elements of each head are read
+  int heads;
+  int x_head_stride;
+  const void* w;  // [heads, out, in], dense; f32 (kDequantized) or bf16
+  DType w_dtype;
+  int out;
+  int in;
+  Matrix y;  // [rows, heads * out]
+};
+
+// Attention of each row over the keys named by `indices`, or over all keys <= positions[r] when
+// indices is nullptr:   (3.5, absorbed)
+//   a = softmax_s(scale * (q[r,h] . c[s] + q_rope[r,h] . k_rope[s]));  out[r,h] = sum_s a[s] c[s]
+struct SparseAttentionParams {
+  Matrix q;       // [rows, heads * kv_lora]
+  Matrix q_rope;  // [rows, heads * rope_head_stride]; the first `rope` of each head
+  int rope_head_stride;
+  int heads;
+  float scale;
+  const int32_t* indices;  // [rows, topk] positions in the row's sequence, -1: none; or nullptr
+  int topk;
+  LayerCache cache;
+  RowMap rows;
+  Matrix out;  // [rows, heads * kv_lora]
+};
+
+// Sigmoid gate with group-limited, bias-corrected choice   (3.7). Ties: the lower expert wins.
+struct GateParams {
+  const float* logits;  // [rows, experts], dense
+  const float* bias;    // [experts], used only for choosing
+  int rows;
+  int experts;
+  int groups;
+  int topk_groups;
+  int topk;
+  bool normalize;  // weights sum to 1 before `scale`
+  float scale;     // routed_scaling_factor
+  int32_t* ids;    // [rows, topk], ascending in each row
+  float* weights;  // [rows, topk], unbiased
+};
+
+// out = silu(gate) * up, where x = [gate | up]   (3.6)
+struct SiluMulParams {
+  Matrix x;             // [rows, 2 * width]
+  Matrix out;           // [rows, width]
+  Quantized quantized;  // also out in fp8; data == nullptr: not wanted
+};
+
+// SwiGLU experts of one process. Pair (r, j) is computed when ids[r * topk + j] is in
+// [first_expert, first_expert + experts); out row r * topk + j of the others is not written.
+struct ExpertsParams {
+  Matrix x;            // [rows, dim] activations
+  Quantized xq;        // [rows, dim] in kFp8, or data == nullptr
+  const int32_t* ids;  // [rows, topk] global expert ids; -1: none
+  int topk;
+  int first_expert;
+  int experts;
+  const Weight* gate_up;  // [experts] of [2 * width, dim]; host array
+  const Weight* down;     // [experts] of [dim, width]; host array
+  Matrix out;             // [rows * topk, dim] activations
+};
+
+// y[r] = sum_j weights[r, j] * expert_out[r * topk + j] + shared[r], summed in f32 in the order of
+// j.
+struct CombineParams {
+  Matrix expert_out;     // [rows * topk, dim]
+  const float* weights;  // [rows, topk], dense
+  int topk;
+  Matrix shared;  // [rows, dim]
+  Matrix y;       // [rows, dim]; may be shared
+};
+
+// out[r] = x[index[r]]: rows for the head, or for MTP's hidden.
+struct GatherRowsParams {
+  Matrix x;
+  const int32_t* index;  // [out.rows]
+  Matrix out;            // same dtype and cols as x
+};
+
+// out[r] = [a[r] | b[r]]
+struct ConcatParams {
+  Matrix a;
+  Matrix b;
+  Matrix out;  // [rows, a.cols + b.cols]
+};
+
+}  // namespace baleen::kernels
