@@ -1,0 +1,38 @@
+#pragma once
+
+#include "kernels/tensor.h"
+
+namespace baleen::model {
+
+// How rows reach the processes that hold their experts and how the results come back. All ranks of
+// a group call Dispatch and Collect in the same order, once for every MoE layer of every forward,
+// also with zero rows.
+//
+// The interface stands in model because the MoE layer calls it; implementations: engine (one
+// process), decode_worker (over the transport), later peer memory and NCCL.
+class ExpertExchange {
+ public:
+  virtual ~ExpertExchange() = default;
+
+  // Rows whose experts this process computes, from every rank; valid until the next Dispatch.
+  struct Received {
+    kernels::Matrix x;      // [rows, dim] activations
+    kernels::Quantized xq;  // the same in fp8 (kFp8), or data == nullptr
+    const int32_t* ids =
+        nullptr;  // [rows, topk] global expert ids; ids not of this process may occur
+    int rows = 0;
+  };
+
+  // Sends this rank's rows to the owners of their experts and returns what arrived. Blocks until
+  // all ranks have sent. `ids` is [x.rows, topk]. A rank that does not answer within the
+  // implementation's deadline ends the process (the group is broken) with a line that names it.
+  virtual Received Dispatch(const kernels::Matrix& x, const kernels::Quantized& xq,
+                            const int32_t* ids, int topk) = 0;
+
+  // Returns `expert_out` [received rows * topk, dim] to where the rows came from; the result is
+  // [own rows * topk, dim], row r * topk + j being expert ids[r, j] of own row r. Valid until the
+  // next Dispatch.
+  virtual kernels::Matrix Collect(const kernels::Matrix& expert_out) = 0;
+};
+
+}  // namespace baleen::model

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/expert_exchange.h"
+#include "model/shard.h"
+
+namespace baleen::model {
+
+struct ModelConfig;
+struct ModelWeights;
+
+// One ragged batch: row r is token tokens[r] at positions[r] of sequence sequences[r]. Prefill
+// chunks, decode rows and verify rows differ only in these lists. Rows of one sequence stand
+// together, in ascending, gapless positions; all keys before the first of them are already in the
+// pages. Host memory; copied by the call.
+struct Batch {
+  std::span<const int32_t> tokens;      // [rows]; unused by a shard that is not first()
+  std::span<const int32_t> positions;   // [rows]
+  std::span<const int32_t> sequences;   // [rows], index into the page tables
+  std::span<const int32_t> page_table;  // [sequences, page_table_stride] page ids
+  int page_table_stride = 0;
+
+  int rows() const { return static_cast<int>(positions.size()); }
+};
+
+struct ForwardOptions {
+  Numerics numerics = Numerics::kExact;
+  KvLayout layout;  // of this shard (LayoutOf)
+  std::byte* pool =
+      nullptr;       // page pool in the backend's memory, page-major, page = layout.PageBytes()
+  int max_rows = 0;  // of a batch
+  int max_sequences = 0;  // of a batch
+  int max_head_rows = 0;  // rows of one Logits call
+  int max_context = 0;    // tokens of a sequence
+};
+
+// The forward pass of one shard of the model (section 3 of docs/model.md).
+//
+// Owns the activations (planned and allocated by Create; a step allocates nothing). Borrows
+// backend, weights, exchange and pool. Threads: the step thread only.
+class Forward {
+ public:
+  // InvalidArgument when the model's sizes or the options cannot be served, naming the field.
+  // ResourceExhausted names the bytes wanted. The borrowed objects must outlive the result.
+  static absl::StatusOr<std::unique_ptr<Forward>> Create(
+      kernels::Backend& backend, const ModelConfig& config, const ModelWeights& weights,
+      ExpertExchange& exchange, const Shard& shard, const ForwardOptions& options);
+  virtual ~Forward() = default;
+
+  // The residual stream between pipeline stages: [max_rows, hidden] f32, the unrounded sum of a
+  // layer's output and its residual. A shard that is not first() finds its input here; one that is
+  // not last() leaves its output here. In the backend's memory.
+  virtual kernels::Matrix stream() = 0;
+
+  // Runs the shard's main layers over the batch and writes the caches of its rows. On the last
+  // shard the final norm's output stays available to Logits and Mtp until the next RunLayers.
+  // batch.rows() == 0 is legal and, with MoE layers, still takes part in every exchange.
+  virtual void RunLayers(const Batch& batch) = 0;
+
+  // Runs the MTP module: tokens[r] is the token at positions[r] + 1, and the hidden state of row r
+  // is row hidden_rows[r] of the last RunLayers (kMain) or of the last RunMtp (kMtp).  (3.8)
+  enum class Hidden : uint8_t { kMain, kMtp };
+  virtual void RunMtp(const Batch& batch, Hidden from, std::span<const int32_t> hidden_rows) = 0;
+
+  // Head logits [rows.size(), vocab_size] f32 of the named rows of the last RunLayers (kMain) or
+  // RunMtp (kMtp), in host memory, valid until the next call. Waits for the device.
+  virtual std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) = 0;
+
+  // Largest logit of each named row, among token ids below `vocab_limit`; ties: the lower id.
+  virtual void Argmax(Hidden of, std::span<const int32_t> rows, int vocab_limit,
+                      std::span<int32_t> out) = 0;
+
+  // Observes the stream after each main layer (tests against goldens): called with the layer's
+  // index and the residual stream [rows, hidden] f32. nullptr switches it off.
+  using LayerObserver = void (*)(void* context, int layer, const kernels::Matrix& stream,
+                                 const int32_t* selected, int topk);
+  virtual void Observe(LayerObserver observer, void* context) = 0;
+};
+
+}  // namespace baleen::model
