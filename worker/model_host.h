@@ -1,0 +1,93 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/fingerprint.h"
+#include "common/kv_layout.h"
+#include "model/shard.h"
+
+namespace baleen::kernels {
+class Backend;
+}
+namespace baleen::model {
+class ExpertExchange;
+class Forward;
+struct ModelConfig;
+struct ModelWeights;
+}  // namespace baleen::model
+namespace baleen::v1 {
+class WorkerConfig;
+}
+
+namespace baleen::worker {
+
+// The plain form of proto WorkerConfig's model part, defaults filled in and checked.
+struct ModelOptions {
+  std::string directory;
+  std::string device;  // "cpu" or "cuda"
+  Numerics numerics = Numerics::kExact;
+  int drafts = 1;       // 0..3; 0: the MTP module is not loaded
+  int pages = 0;        // 0: planned from memory
+  int max_context = 0;  // 0: the checkpoint's
+  int cpu_threads = 0;  // 0: one
+  int max_rows = 0;     // of a step's batch
+  int max_sequences = 0;
+  int max_head_rows = 0;
+};
+// InvalidArgument names the field.
+absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
+
+// Everything of a process that does not depend on its role: backend, configuration, this shard's
+// weights, the page pool's memory, the forward pass. Built in two steps because a decode rank's
+// expert exchange needs the group, which needs the pool's address first. Threads: built on main;
+// afterwards the backend and the forward belong to the step thread.
+class ModelHost {
+ public:
+  // `role_index`/`size` choose the shard: PipelineStage for prefill, ExpertRank for decode.
+  enum class Split : uint8_t { kPipelineStage, kExpertRank };
+  static absl::StatusOr<std::unique_ptr<ModelHost>> Create(const ModelOptions& options, Split split,
+                                                           int index, int size);
+  ~ModelHost();
+
+  // Builds the forward pass; once. `exchange` must outlive this; nullptr: all experts are here.
+  absl::Status BuildForward(model::ExpertExchange* exchange);
+
+  const ModelOptions& options() const { return options_; }
+  const model::ModelConfig& config() const { return *config_; }
+  const model::Shard& shard() const { return shard_; }
+  const KvLayout& layout() const { return layout_; }              // of this shard
+  const KvLayout& whole_layout() const { return whole_layout_; }  // of the whole model
+  size_t stage_offset() const { return stage_offset_; }           // of this shard in a whole page
+  std::byte* pool() const { return pool_; }                       // [pages][layout().PageBytes()]
+  int pages() const { return pages_; }
+  int vocab_limit() const { return vocab_limit_; }  // ids from here on have no token
+  kernels::Backend& backend() { return *backend_; }
+  model::Forward& forward() { return *forward_; }
+
+  // What must be equal in every process of the cluster: protocol, model (config and index hash),
+  // tokenizer hash, numerics, layout numbers, page size, drafts, max context.
+  const Fingerprint& fingerprint() const { return fingerprint_; }
+
+ private:
+  ModelHost();
+  absl::Status Load(Split split, int index, int size);
+  absl::Status PlanPool();
+
+  ModelOptions options_;
+  std::unique_ptr<kernels::Backend> backend_;
+  std::unique_ptr<model::ModelConfig> config_;
+  model::Shard shard_;
+  KvLayout layout_, whole_layout_;
+  size_t stage_offset_ = 0;
+  std::byte* pool_ = nullptr;
+  int pages_ = 0;
+  int vocab_limit_ = 0;
+  Fingerprint fingerprint_;
+  std::unique_ptr<model::ModelWeights> weights_;
+  std::unique_ptr<model::ExpertExchange> own_exchange_;
+  std::unique_ptr<model::Forward> forward_;
+};
+
+}  // namespace baleen::worker

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "model/sampling_params.h"
+
+namespace baleen::v1 {
+class SamplingParams;
+}
+
+namespace baleen::worker {
+
+// The only place where the wire's sampling parameters become the engine's. InvalidArgument names
+// the field; the router has checked before, so an error here is a version mismatch.
+absl::StatusOr<model::SamplingParams> FromProto(const v1::SamplingParams& proto, int vocab_size);
+
+}  // namespace baleen::worker
