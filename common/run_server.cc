@@ -80,7 +80,9 @@ absl::Status ShutdownSignal::Wait() {
   pollfd fds[2] = {{signal_fd_, POLLIN, 0}, {event_fd_, POLLIN, 0}};
   while (poll(fds, 2, -1) < 0) {
   }
-  if (fds[0].revents != 0) spdlog::info("signal received, draining");
+  signalfd_siginfo signal;
+  if (fds[0].revents != 0 && read(signal_fd_, &signal, sizeof(signal)) == sizeof(signal))
+    spdlog::info("signal {} received, draining", signal.ssi_signo);
   MutexLock lock(state_->mu);
   return state_->first;
 }
