@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# A whole cluster on this machine: one router, prefill groups, decode groups; every process is the real one.
+#
+#   deploy/local_cluster.sh start [options]     returns when the cluster serves, and prints its addresses
+#   deploy/local_cluster.sh status [--dir DIR]
+#   deploy/local_cluster.sh stop [--dir DIR]    drains and ends every process
+#
+#   --model DIR           checkpoint (models/tiny-dsv32)       --device cpu|cuda    (cpu)
+#   --prefill-stages N    processes of a prefill group (2)     --prefill-groups N   (1)
+#   --decode-ranks N      processes of a decode group (2)      --decode-groups N    (1)
+#   --mtp K               draft tokens, 0 to 3 (1)             --numerics exact|fp8 (the device's default)
+#   --http-port P         0 picks a free one (8000)            --grpc-port P        (0)
+#   --chunk N             rows of a prefill batch (8192)       --pages N            pages of a process's pool
+#   --transport T         UCX transports: tcp, shm, or all ("")
+#   --dir RUN_DIR         configurations, logs, pids (run)     --bin DIR            binaries (build/*/bin)
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+die() { echo "local_cluster: $*" >&2; exit 1; }
+
+command=${1:-}
+[ $# -gt 0 ] && shift
+model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
+prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
+http_port=8000 grpc_port=0 chunk=8192 pages= transport= 
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || die "$1 needs a value"
+  case $1 in
+    --model) model=$(realpath "$2") || die "--model: $2 does not exist" ;;
+    --prefill-stages) prefill_stages=$2 ;; --prefill-groups) prefill_groups=$2 ;;
+    --decode-ranks) decode_ranks=$2 ;; --decode-groups) decode_groups=$2 ;;
+    --mtp) mtp=$2 ;; --device) device=$2 ;; --numerics) numerics=$2 ;;
+    --http-port) http_port=$2 ;; --grpc-port) grpc_port=$2 ;;
+    --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
+    --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
+    *) die "unknown option $1" ;;
+  esac
+  shift 2
+done
+
+# A TCP port nobody listens on, below the range the kernel gives to outgoing connections.
+free_port() {
+  local port
+  for _ in $(seq 100); do
+    port=$((20000 + RANDOM % 12000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+  done
+  die "no free port found"
+}
+
+find_binaries() {
+  if [ -z "$bin" ]; then
+    for preset in release dev; do
+      [ -x "$root/build/$preset/bin/baleen_router" ] && { bin=$root/build/$preset/bin; return; }
+    done
+    die "no binaries in build/release/bin or build/dev/bin: build first, or pass --bin"
+  fi
+  [ -x "$bin/baleen_router" ] || die "--bin: no baleen_router in $bin"
+}
+
+# launch NAME BINARY: the configuration is $dir/NAME.textproto.
+launch() {
+  setsid "$bin/$2" "$dir/$1.textproto" >"$dir/$1.log" 2>&1 </dev/null &
+  echo "$!" >"$dir/$1.pid"
+}
+
+alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
+processes() { (cd "$dir" && ls -- *.pid 2>/dev/null | sed 's/\.pid$//') || true; }
+
+# worker_config GROUP INDEX SIZE LEADER GRPC_PORT
+worker_config() {
+  echo "worker {"
+  echo "  model: \"$model\" group: \"$1\" index: $2 size: $3 host: \"127.0.0.1\" grpc_port: $5"
+  [ "$2" -gt 0 ] && echo "  leader: \"$4\""
+  [ "$2" -eq 0 ] && echo "  routers: \"127.0.0.1:$grpc_port\""
+  echo "  device: \"$device\" numerics: \"$numerics\" drafts: $mtp transport: \"$transport\""
+  [ -n "$pages" ] && echo "  pages: $pages"
+  echo "  ready_file: \"$dir/$1-$2.ready\""
+  echo "}"
+}
+
+# start_group NAME SIZE BINARY EXTRA_CONFIG
+start_group() {
+  local port leader index
+  port=$(free_port)
+  leader=127.0.0.1:$port
+  for index in $(seq 0 $(($2 - 1))); do
+    { worker_config "$1" "$index" "$2" "$leader" "$([ "$index" -eq 0 ] && echo "$port" || echo 0)"
+      echo "$4"; } >"$dir/$1-$index.textproto"
+    launch "$1-$index" "$3"
+  done
+}
+
+wait_until_ready() {
+  local name deadline=$((SECONDS + 120))
+  until curl -sf -o /dev/null "http://127.0.0.1:$http_port/readiness"; do
+    for name in $(processes); do
+      alive "$name" && continue
+      tail -n 5 "$dir/$name.log" >&2
+      stop >&2
+      die "$name ended; its log is $dir/$name.log"
+    done
+    [ $SECONDS -lt $deadline ] || { stop >&2; die "not ready after 120 s; logs are in $dir"; }
+    sleep 0.1
+  done
+}
+
+start() {
+  find_binaries
+  mkdir -p "$dir"
+  local name
+  for name in $(processes); do alive "$name" && die "a cluster runs from $dir already ($name); stop it first"; done
+  rm -f "$dir"/*.pid "$dir"/*.ready "$dir"/*.log "$dir"/*.textproto
+  [ "$http_port" -eq 0 ] && http_port=$(free_port)
+  [ "$grpc_port" -eq 0 ] && grpc_port=$(free_port)
+  cat >"$dir/router.textproto" <<EOT
+model: "$model" host: "127.0.0.1" http_port: $http_port grpc_port: $grpc_port ready_file: "$dir/router.ready"
+EOT
+  launch router baleen_router
+  local group
+  for group in $(seq 0 $((prefill_groups - 1))); do
+    start_group "prefill-$group" "$prefill_stages" baleen_prefill "chunk_tokens: $chunk"
+  done
+  for group in $(seq 0 $((decode_groups - 1))); do
+    start_group "decode-$group" "$decode_ranks" baleen_decode ""
+  done
+  wait_until_ready
+  printf 'http=%s\ngrpc=%s\n' "http://127.0.0.1:$http_port" "127.0.0.1:$grpc_port" | tee "$dir/urls"
+}
+
+status() {
+  local name
+  [ -n "$(processes)" ] || die "no cluster in $dir"
+  for name in $(processes); do
+    if alive "$name"; then echo "$name: pid $(cat "$dir/$name.pid")"; else echo "$name: ended"; fi
+  done
+  [ -f "$dir/urls" ] || return 0
+  cat "$dir/urls"
+  curl -sf "$(sed -n 's/^http=//p' "$dir/urls")/workers" || echo "the router does not answer"
+}
+
+stop() {
+  local name deadline=$((SECONDS + 70))
+  for name in $(processes); do alive "$name" && kill -TERM "$(cat "$dir/$name.pid")"; done
+  for name in $(processes); do
+    while alive "$name" && [ $SECONDS -lt $deadline ]; do sleep 0.05; done
+    if alive "$name"; then
+      echo "local_cluster: $name did not end, killing it" >&2
+      kill -KILL "$(cat "$dir/$name.pid")"
+    fi
+    rm -f "$dir/$name.pid"
+  done
+}
+
+case $command in
+  start) start ;;
+  status) status ;;
+  stop) stop ;;
+  *) sed -n '2,/^set -euo/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2; exit 2 ;;
+esac

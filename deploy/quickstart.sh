@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# From nothing to a streamed answer: installs what is missing, builds, starts a local cluster on the tiny
+# model (router, 2 prefill stages, 2 decode ranks, MTP), asks it one question and prints the answer as it
+# comes.
+#   deploy/quickstart.sh           leaves the cluster running
+#   deploy/quickstart.sh --once    stops it afterwards
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+once=
+case ${1:-} in
+  --once) once=1 ;;
+  "") ;;
+  *) echo "usage: deploy/quickstart.sh [--once]" >&2; exit 2 ;;
+esac
+
+deploy/install_deps.sh
+cmake --preset release >/dev/null
+cmake --build --preset release --target baleen_router baleen_prefill baleen_decode baleenctl
+
+dir=$root/run
+# The fixed port is the one the README's examples use; if it is taken, any other will do.
+port=8000
+(exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null && port=0
+deploy/local_cluster.sh start --bin build/release/bin --http-port $port --dir "$dir"
+[ -n "$once" ] && trap 'deploy/local_cluster.sh stop --dir "$dir"' EXIT
+url=$(sed -n 's/^http=//p' "$dir/urls")
+
+question="Tell me a story about a fox named Pip."
+echo
+echo "> $question"
+build/release/bin/baleenctl generate --url "$url" --chat "$question" --max-tokens 200 --temperature 0
+echo
+if [ -z "$once" ]; then
+  echo "The cluster serves on $url; deploy/local_cluster.sh stop --dir run ends it."
+fi

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, runs all tests that need no GPU, ends with ctest's summary.
+#   tests/run.sh            preset dev
+#   tests/run.sh PRESET     release, asan, tsan, clang (thread-safety analysis), cuda (compiles only)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-dev}
+
+deploy/install_deps.sh
+case $preset in dev | release | asan) tests/clients/setup.sh ;; esac
+exec cmake --workflow --preset "$preset"
