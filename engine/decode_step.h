@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/ids.h"
+#include "engine/batch_builder.h"
+#include "engine/finish.h"
+#include "model/forward.h"
+#include "model/sampler.h"
+
+namespace baleen::engine {
+
+// A sequence being decoded. tokens.back() is the newest token and has no cache row yet: the caches
+// hold the rows of all tokens before it, so rolling back a rejected draft is forgetting it.
+struct DecodeSequence {
+  uint64_t id = 0;  // the caller's, e.g. the attempt
+  model::SamplingParams sampling;
+  std::vector<int32_t> tokens;  // prompt and generated
+  int prompt_tokens = 0;
+  std::vector<PageId> pages;    // DecodePages() of them; references held by the caller
+  std::vector<int32_t> drafts;  // for the next verify step
+  model::TokenHistory history;
+  FinishReason finish = FinishReason::kNone;
+  int steps = 0;            // verify steps
+  int accepted_drafts = 0;  // of all steps
+
+  int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
+};
+
+// What decode needs besides the sequence.
+struct DecodeLimits {
+  int drafts = 0;       // k, 0..3, the same on every rank
+  int max_context = 0;  // tokens
+  int max_head_rows = 0;
+  model::Vocabulary vocabulary;
+};
+
+// A sequence whose prompt is in `pages`, with prefill's first token. Its `finish` is set when that
+// token already ends it. Fewer drafts than k (prefill had none) are legal.
+DecodeSequence StartSequence(uint64_t id, std::vector<int32_t> prompt,
+                             model::SamplingParams sampling, std::vector<PageId> pages,
+                             int32_t first_token, std::vector<int32_t> drafts,
+                             const DecodeLimits& limits);
+
+// What one step gave one sequence.
+struct StepOutput {
+  absl::Status status;          // not OK: the sequence failed (NaN logits); take it out
+  std::vector<int32_t> tokens;  // 1 ... k + 1, in order; a stop token is the last one
+  std::vector<model::TokenLogprobs> logprobs;  // one a token, when asked for
+};
+
+// One lockstep decode step of one rank: verify the drafts of all its sequences, choose tokens, make
+// the next drafts. Every call makes exactly one RunLayers and k RunMtp calls, also with no sequence
+// or when all of them end, so the expert exchanges of all ranks stay in step.
+//
+// Each sequence has 1 + k rows, missing drafts being padded with token 0 (any draft is correct);
+// fewer only where its pages or max_context end. MTP then runs over the accepted rows alone, which
+// rebuilds the provisional rows of the last round (pitfall 22), and once for each further draft.
+//
+// Threads: the step thread.
+class DecodeStep {
+ public:
+  DecodeStep(model::Forward& forward, DecodeLimits limits);
+
+  // `sequences`: distinct and unfinished. outputs[i] belongs to sequences[i]; DecodeSequence is
+  // updated (tokens, drafts, finish, statistics).
+  std::vector<StepOutput> Run(std::span<DecodeSequence* const> sequences);
+
+  const DecodeLimits& limits() const { return limits_; }
+
+ private:
+  struct Row;
+  int RowsOf(const DecodeSequence& sequence) const;
+  void Verify(std::span<DecodeSequence* const> sequences, std::vector<StepOutput>& outputs);
+  void VerifyOne(DecodeSequence& sequence, int first_row, int rows, StepOutput& output);
+  void Draft(std::span<DecodeSequence* const> sequences, const std::vector<StepOutput>& outputs);
+
+  model::Forward& forward_;
+  const DecodeLimits limits_;
+  model::Sampler sampler_;
+  BatchBuilder batch_;
+  std::vector<int> first_rows_;  // of each sequence in the main batch
+};
+
+}  // namespace baleen::engine
