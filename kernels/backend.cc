@@ -1,0 +1,20 @@
+#include "kernels/backend.h"
+
+#include "absl/status/status.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace baleen::kernels {
+
+std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  return std::make_unique<cpu::CpuBackend>(threads);
+}
+
+// The only place that knows whether CUDA is compiled in; with it, kernels/cuda defines this.
+#if !defined(BALEEN_CUDA)
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int /*device*/) {
+  return absl::FailedPreconditionError(
+      "this binary was built without CUDA (configure with -DBALEEN_CUDA=ON)");
+}
+#endif
+
+}  // namespace baleen::kernels
