@@ -72,17 +72,22 @@ class DecodeStep {
   const DecodeLimits& limits() const { return limits_; }
 
  private:
-  struct Row;
   int RowsOf(const DecodeSequence& sequence) const;
   void Verify(std::span<DecodeSequence* const> sequences, std::vector<StepOutput>& outputs);
-  void VerifyOne(DecodeSequence& sequence, int first_row, int rows, StepOutput& output);
+  StepOutput VerifyOne(DecodeSequence& sequence, std::span<const float> logits, size_t width);
   void Draft(std::span<DecodeSequence* const> sequences, const std::vector<StepOutput>& outputs);
+  void NextDraftRows();
+  void TakeDrafts();
 
   model::Forward& forward_;
   const DecodeLimits limits_;
   model::Sampler sampler_;
   BatchBuilder batch_;
-  std::vector<int> first_rows_;  // of each sequence in the main batch
+  std::vector<int> first_rows_;            // of each sequence in the main batch
+  std::vector<int32_t> rows_;              // whose logits or argmax are wanted
+  std::vector<int32_t> hidden_rows_;       // of each row of the next MTP run
+  std::vector<DecodeSequence*> drafting_;  // sequences that get drafts, one for each of rows_
+  std::vector<int32_t> argmax_;
 };
 
 }  // namespace baleen::engine

@@ -13,16 +13,16 @@ struct PagePlan {
   size_t page_bytes = 0;       // KvLayout::PageBytes of this process
   size_t bytes_available = 0;  // what the pool may use at most
   int max_context = 0;         // tokens
-  int drafts = 0;
-  int useful_sequences = 64;  // a planned pool is not larger than these at max_context need
+  int useful_sequences = 64;   // a planned pool is not larger than these at max_context need
 };
 
-// ResourceExhausted when not even one sequence of max_context fits, naming the bytes wanted and
-// available. A pipeline's stages share page ids: the leader's count must be taken by all of them.
+// ResourceExhausted when not even one sequence of max_context (or not requested_pages) fits, naming
+// the bytes wanted and available. A pipeline's stages share page ids: the leader's count must be
+// taken by all of them.
 absl::StatusOr<int> PlanPages(const PagePlan& plan);
 
-// Bytes that a process of a CPU cluster may plan with: a share of the memory that the system says
-// is available. Pages that are never touched cost nothing.
+// Bytes that a process of a CPU cluster may plan with: a sixteenth of the machine's memory, at
+// least 256 MiB. Pages that are never touched cost nothing.
 size_t CpuPoolBytes();
 
 // Pages that a sequence needs from first to last token on decode: prompt, max_new_tokens and

@@ -47,17 +47,24 @@ class PagePool {
   int total() const { return counts_.total; }
   bool HasRequest(PageId page) const;
   bool HasWriter(PageId page) const;
+  bool OnlyCached(PageId page) const;  // dropping the cache's reference frees it
 
  private:
+  enum class Kind : uint8_t { kRequest, kWriter, kCache };
   struct Page {
     int request = 0;
     int writer = 0;
     int cache = 0;
+
+    bool free() const { return request == 0 && writer == 0 && cache == 0; }
+    int& references(Kind kind) {
+      return kind == Kind::kRequest ? request : kind == Kind::kWriter ? writer : cache;
+    }
   };
-  enum class Kind : uint8_t { kRequest, kWriter, kCache };
   void Add(PageId page, Kind kind);
   void Drop(PageId page, Kind kind);
   Page& at(PageId page);
+  const Page& at(PageId page) const;
   int& CountOf(const Page& page);
 
   std::vector<Page> pages_;

@@ -61,15 +61,21 @@ class PrefillStep {
   std::vector<PrefillResult> Run(std::span<const PrefillChunk> chunks);
 
  private:
-  void Build(std::span<const PrefillChunk> chunks);
   void SampleFirst(const PrefillChunk& chunk, int row, PrefillResult& result);
   void PromptLogprobs(const PrefillChunk& chunk, int first_row, PrefillResult& result);
   void RunDrafts(std::span<const PrefillChunk> chunks, std::vector<PrefillResult>& results);
+  void NextDraftRows(std::span<const PrefillChunk> chunks,
+                     const std::vector<PrefillResult>& results, int draft);
+  void TakeDrafts(std::vector<PrefillResult>& results);
 
   model::Forward& forward_;
   const Options options_;
   model::Sampler sampler_;
   BatchBuilder batch_;
+  std::vector<size_t> drafting_;      // chunks whose sequences get drafts
+  std::vector<int32_t> head_rows_;    // of each of them, in the last MTP run
+  std::vector<int32_t> hidden_rows_;  // of each row of the next MTP run
+  std::vector<int32_t> argmax_;
 };
 
 }  // namespace baleen::engine

@@ -51,12 +51,14 @@ class PrefixCache {
 
  private:
   struct Node;
+  static uint64_t ChainHash(const Node* parent, std::span<const int32_t> key);
   Node* Find(const Node* parent, std::span<const int32_t> key) const;
   std::span<const int32_t> KeyAt(std::span<const int32_t> prompt, int page) const;
   int KeyablePages(std::span<const int32_t> prompt) const;
+  Node* AddNode(Node* parent, std::span<const int32_t> key, PageId page);
   void Touch(Node* node);
   void Erase(Node* node);
-  int Evict(int count);
+  void Evict(int count);
 
   PagePool& pool_;
   const bool mtp_;

@@ -26,6 +26,8 @@ class TokenHistory {
   TokenHistory() = default;
   TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);
 
+  // More tokens of the prompt.
+  void AddPrompt(std::span<const int32_t> tokens);
   // A token was chosen.
   void Add(int32_t token);
   int generated() const { return generated_; }  // calls of Add, counted always
@@ -37,7 +39,8 @@ class TokenHistory {
   const absl::flat_hash_map<int32_t, Seen>& seen() const { return seen_; }
 
  private:
-  bool track_ = false;
+  bool track_ = false;         // generated tokens
+  bool track_prompt_ = false;  // the prompt's
   int generated_ = 0;
   absl::flat_hash_map<int32_t, Seen> seen_;
 };
@@ -79,9 +82,10 @@ class Sampler {
 
  private:
   struct Candidate {
-    float logit;
+    float weight;
     int32_t token;
   };
+  static bool Heavier(const Candidate& a, const Candidate& b);
   absl::Status Process(std::span<const float> logits, const SamplingParams& params,
                        const TokenHistory& history);
   void Penalize(const SamplingParams& params, const TokenHistory& history);
@@ -89,11 +93,11 @@ class Sampler {
   int32_t Argmax() const;
   void Filter(const SamplingParams& params);
   size_t TopPCount(double top_p);
-  int32_t Draw(double uniform);
+  int32_t Draw(double uniform) const;
 
   Vocabulary vocabulary_;
   std::vector<float> logits_;          // processed
-  std::vector<Candidate> candidates_;  // what Filter left; logit holds exp(logit - max)
+  std::vector<Candidate> candidates_;  // what is left to choose from
 };
 
 // The uniform number in [0, 1) of token index `position` under `seed` (53 bits).

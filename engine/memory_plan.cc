@@ -1,0 +1,52 @@
+#include "engine/memory_plan.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "common/kv_layout.h"
+
+namespace baleen::engine {
+namespace {
+
+// Slots a sequence may use at most: rows past max_context are never run.
+int PagesUpTo(int64_t tokens, int max_context) {
+  return static_cast<int>(PagesFor(std::min<int64_t>(tokens, max_context)));
+}
+
+}  // namespace
+
+int DecodePages(int64_t prompt_tokens, int64_t max_new_tokens, int drafts, int max_context) {
+  return PagesUpTo(prompt_tokens + max_new_tokens + drafts, max_context);
+}
+
+int PrefillPages(int64_t prompt_tokens, int drafts, int max_context) {
+  return PagesUpTo(prompt_tokens + std::max(drafts - 1, 0), max_context);
+}
+
+absl::StatusOr<int> PlanPages(const PagePlan& plan) {
+  const int64_t one = PagesFor(plan.max_context);
+  const int64_t fitting =
+      plan.page_bytes == 0 ? 0 : static_cast<int64_t>(plan.bytes_available / plan.page_bytes);
+  const int64_t wanted = plan.requested_pages > 0 ? plan.requested_pages : one;
+  if (wanted > fitting) {
+    return absl::ResourceExhaustedError(absl::StrCat("page pool: ", wanted, " pages need ",
+                                                     wanted * plan.page_bytes, " bytes, ",
+                                                     plan.bytes_available, " are available"));
+  }
+  if (plan.requested_pages > 0) return plan.requested_pages;
+  const int64_t useful = one * plan.useful_sequences;
+  return static_cast<int>(
+      std::min({fitting, useful, int64_t{std::numeric_limits<int32_t>::max()}}));
+}
+
+size_t CpuPoolBytes() {
+  constexpr size_t kProcesses = 16;  // several of a cluster share the machine
+  const size_t pages = static_cast<size_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));
+  const size_t page_bytes = static_cast<size_t>(std::max(sysconf(_SC_PAGESIZE), 0L));
+  return std::max(pages * page_bytes / kProcesses, size_t{256} << 20);
+}
+
+}  // namespace baleen::engine
