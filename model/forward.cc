@@ -1,0 +1,259 @@
+#include "model/forward.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "model/activations.h"
+#include "model/device_batch.h"
+#include "model/layer.h"
+#include "model/matrix_views.h"
+#include "model/mtp.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+namespace baleen::model {
+namespace {
+
+using kernels::Backend;
+using kernels::LayerCache;
+using kernels::Matrix;
+using kernels::WeightStorage;
+
+absl::Status Invalid(absl::string_view field, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " ", what));
+}
+
+// Sizes that one row of fp8 with a scale per 128 columns must be able to hold.
+absl::Status CheckFp8Sizes(const ModelConfig& c) {
+  const std::pair<const char*, int> multiples[] = {
+      {"hidden_size", c.hidden_size},
+      {"q_lora_rank", c.q_lora_rank},
+      {"num_attention_heads * v_head_dim", c.num_attention_heads * c.v_head_dim},
+      {"intermediate_size", c.first_k_dense_replace > 0 ? c.intermediate_size : 0},
+      {"moe_intermediate_size", c.moe_intermediate_size}};
+  for (const auto& [field, size] : multiples) {
+    if (size % 128 != 0) return Invalid(field, "must be a multiple of 128 with numerics fp8");
+  }
+  if (c.has_indexer && c.index_head_dim != 128) {
+    return Invalid("index_head_dim", "must be 128 with numerics fp8");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOptions(const Backend& backend, const ModelConfig& c, const Shard& shard,
+                          const ForwardOptions& o) {
+  if (o.max_rows < 1) return Invalid("max_rows", "must be positive");
+  if (o.max_sequences < 1) return Invalid("max_sequences", "must be positive");
+  if (o.max_head_rows < 1) return Invalid("max_head_rows", "must be positive");
+  if (o.max_context < 1 || o.max_context > c.max_position_embeddings) {
+    return Invalid("max_context", absl::StrCat("is ", o.max_context, ", the model has ",
+                                               c.max_position_embeddings, " positions"));
+  }
+  if (o.pool == nullptr) return Invalid("pool", "is missing");
+  if (!(o.layout == LayoutOf(c, shard, o.numerics))) {
+    return Invalid("layout", "is not the shard's");
+  }
+  if (shard.mtp && !(c.has_mtp() && shard.last())) {
+    return Invalid("shard.mtp", "needs a model with an MTP module and the last layer");
+  }
+  if (o.numerics == Numerics::kFp8) return CheckFp8Sizes(c);
+  if (backend.weight_storage() != WeightStorage::kDequantized) {
+    return Invalid("numerics", absl::StrCat("exact is not available on ", backend.name()));
+  }
+  return absl::OkStatus();
+}
+
+Matrix AsMatrix(const kernels::Weight& w) {
+  return {.data = const_cast<void*>(w.data),
+          .dtype = w.dtype,
+          .rows = w.out,
+          .cols = w.in,
+          .stride = w.in};
+}
+
+class ShardForward final : public Forward {
+ public:
+  ShardForward(Backend& backend, const ModelConfig& config, const ModelWeights& weights,
+               ExpertExchange& exchange, const Shard& shard, const ForwardOptions& options)
+      : backend_(backend),
+        config_(config),
+        weights_(weights),
+        exchange_(exchange),
+        shard_(shard),
+        options_(options),
+        batch_(backend, options) {}
+
+  // Allocates the activations and the RoPE table; not OK when there is too little memory.
+  absl::Status Allocate() {
+    const size_t bytes = PlanActivations(config_, shard_, options_, nullptr).bytes;
+    const RopeTable rope =
+        MakeRopeTable(config_.rope, config_.qk_rope_head_dim, options_.max_context);
+    const size_t table_bytes = rope.cos.size() * sizeof(float);
+    activation_memory_ = DeviceBlock(backend_, bytes);
+    rope_memory_ = DeviceBlock(backend_, 2 * table_bytes);
+    head_rows_ = DeviceBlock(backend_, size_t(options_.max_head_rows) * sizeof(int32_t));
+    if (activation_memory_.data() == nullptr || rope_memory_.data() == nullptr ||
+        head_rows_.data() == nullptr || !batch_.allocated()) {
+      return absl::ResourceExhaustedError(absl::StrCat("the activations want ",
+                                                       bytes + 2 * table_bytes, " bytes of the ",
+                                                       backend_.name(), " backend's memory"));
+    }
+    activations_ =
+        PlanActivations(config_, shard_, options_, activation_memory_.data()).activations;
+    backend_.CopyIn(rope_memory_.data(), rope.cos.data(), table_bytes);
+    backend_.CopyIn(rope_memory_.data() + table_bytes, rope.sin.data(), table_bytes);
+    backend_.Synchronize();
+    rope_cos_ = reinterpret_cast<const float*>(rope_memory_.data());
+    rope_sin_ = reinterpret_cast<const float*>(rope_memory_.data() + table_bytes);
+    if (shard_.last()) logits_.resize(size_t(options_.max_head_rows) * config_.vocab_size);
+    return absl::OkStatus();
+  }
+
+  Matrix stream() override { return activations_.stream; }
+
+  void RunLayers(const Batch& batch) override {
+    batch_.Upload(batch, {}, shard_.first() ? config_.vocab_size : 0);
+    const StepContext step = Step();
+    const Activations& a = step.act;
+    ResidualStream stream = {.x = shard_.first() ? a.x : a.stream};
+    if (shard_.first()) {
+      backend_.Embed({.table = AsMatrix(weights_.embedding), .ids = batch_.tokens(), .out = a.x});
+    }
+    for (size_t i = 0; i < weights_.layers.size(); ++i) {
+      const int32_t* selected = RunLayer(step, weights_.layers[i], Cache(i), stream);
+      if (observer_ != nullptr) ShowLayer(step, stream, static_cast<int>(i), selected);
+    }
+    if (shard_.last()) {
+      FinalNorm(step, weights_.norm, stream, a.hidden);
+    } else {
+      Sum(stream, a.stream);
+    }
+    main_rows_ = step.rows.rows;
+  }
+
+  void RunMtp(const Batch& batch, Hidden from, std::span<const int32_t> hidden_rows) override {
+    BALEEN_CHECK(shard_.mtp && hidden_rows.size() == batch.positions.size());
+    const Matrix source = HiddenRows(from);
+    for (const int32_t row : hidden_rows) BALEEN_CHECK(row >= 0 && row < source.rows);
+    batch_.Upload(batch, hidden_rows, config_.vocab_size);
+    const StepContext step = Step();
+    RunMtpModule(step, weights_.mtp, AsMatrix(weights_.embedding), batch_.tokens(), source,
+                 batch_.hidden_rows(), Cache(weights_.layers.size()));
+    mtp_rows_ = step.rows.rows;
+  }
+
+  std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) override {
+    const int count = static_cast<int>(rows.size());
+    BALEEN_CHECK(shard_.last() && count <= options_.max_head_rows);
+    if (count == 0) return {};
+    const Matrix source = HiddenRows(of);
+    for (const int32_t row : rows) BALEEN_CHECK(row >= 0 && row < source.rows);
+    const Matrix in = FirstRows(activations_.head_in, count);
+    const Matrix out = FirstRows(activations_.head_logits, count);
+    const size_t bytes = size_t(count) * config_.vocab_size * sizeof(float);
+    auto* index = reinterpret_cast<int32_t*>(head_rows_.data());
+    backend_.CopyIn(index, rows.data(), rows.size() * sizeof(int32_t));
+    backend_.GatherRows({.x = source, .index = index, .out = in});
+    backend_.Linear({.x = in, .w = weights_.head, .y = out});
+    backend_.CopyOut(logits_.data(), out.data, bytes);
+    backend_.Synchronize();
+    return {logits_.data(), bytes / sizeof(float)};
+  }
+
+  void Argmax(Hidden of, std::span<const int32_t> rows, int vocab_limit,
+              std::span<int32_t> out) override {
+    BALEEN_CHECK(out.size() == rows.size());
+    BALEEN_CHECK(vocab_limit > 0 && vocab_limit <= config_.vocab_size);
+    const size_t group = options_.max_head_rows;
+    for (size_t first = 0; first < rows.size(); first += group) {
+      const auto part = rows.subspan(first, std::min(group, rows.size() - first));
+      const float* logits = Logits(of, part).data();
+      for (size_t i = 0; i < part.size(); ++i, logits += config_.vocab_size) {
+        out[first + i] =
+            static_cast<int32_t>(std::max_element(logits, logits + vocab_limit) - logits);
+      }
+    }
+  }
+
+  void Observe(LayerObserver observer, void* context) override {
+    observer_ = observer;
+    observer_context_ = context;
+  }
+
+ private:
+  StepContext Step() const {
+    return {.backend = backend_,
+            .config = config_,
+            .shard = shard_,
+            .exchange = exchange_,
+            .rope_cos = rope_cos_,
+            .rope_sin = rope_sin_,
+            .attention_scale = static_cast<float>(AttentionScale(config_)),
+            .fp8 = options_.numerics == Numerics::kFp8,
+            .act = activations_.ForRows(batch_.rows().rows),
+            .rows = batch_.rows(),
+            .positions = batch_.positions(),
+            .keys = batch_.keys()};
+  }
+
+  LayerCache Cache(size_t local_layer) const {
+    return {.pool = options_.pool,
+            .page_bytes = options_.layout.PageBytes(),
+            .layer_offset = options_.layout.LayerBytes() * local_layer,
+            .layout = options_.layout};
+  }
+
+  // The rows that the last RunLayers or RunMtp left.
+  Matrix HiddenRows(Hidden of) const {
+    return of == Hidden::kMain ? FirstRows(activations_.hidden, main_rows_)
+                               : FirstRows(activations_.mtp_hidden, mtp_rows_);
+  }
+
+  // out = x + residual, not rounded
+  void Sum(const ResidualStream& stream, const Matrix& out) {
+    backend_.AddRmsNorm({.x = stream.x,
+                         .residual = stream.residual,
+                         .residual_out = out,
+                         .eps = config_.rms_norm_eps});
+  }
+
+  void ShowLayer(const StepContext& step, const ResidualStream& stream, int local_layer,
+                 const int32_t* selected) {
+    Sum(stream, step.act.stream);
+    observer_(observer_context_, shard_.first_layer + local_layer, step.act.stream, selected,
+              config_.index_topk);
+  }
+
+  Backend& backend_;
+  const ModelConfig& config_;
+  const ModelWeights& weights_;
+  ExpertExchange& exchange_;
+  const Shard shard_;
+  const ForwardOptions options_;
+
+  DeviceBatch batch_;
+  DeviceBlock activation_memory_, rope_memory_, head_rows_;
+  Activations activations_;
+  const float* rope_cos_ = nullptr;
+  const float* rope_sin_ = nullptr;
+  std::vector<float> logits_;  // [max_head_rows, vocab], host
+  int main_rows_ = 0;          // of the last RunLayers
+  int mtp_rows_ = 0;           // of the last RunMtp
+  LayerObserver observer_ = nullptr;
+  void* observer_context_ = nullptr;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
+    Backend& backend, const ModelConfig& config, const ModelWeights& weights,
+    ExpertExchange& exchange, const Shard& shard, const ForwardOptions& options) {
+  BALEEN_RETURN_IF_ERROR(CheckOptions(backend, config, shard, options));
+  auto forward = std::make_unique<ShardForward>(backend, config, weights, exchange, shard, options);
+  BALEEN_RETURN_IF_ERROR(forward->Allocate());
+  return forward;
+}
+
+}  // namespace baleen::model
