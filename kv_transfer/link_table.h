@@ -91,6 +91,9 @@ class LinkTable {
                                                            Metrics& metrics);
   ~LinkTable();
 
+  LinkTable(const LinkTable&) = delete;
+  LinkTable& operator=(const LinkTable&) = delete;
+
   Transport& transport();
   const LinkOptions& options() const;
   // PeerAddress of this process, to give to others. Any thread.
@@ -113,6 +116,11 @@ class LinkTable {
   // The receiver of messages of `type`, from every link. Set before links exist.
   void SetHandler(uint8_t type, Handler handler);
   void AddObserver(Observer observer);
+  // One of kv_transfer's messages, encoded.
+  template <typename Message>
+  void SendMessage(LinkId link, const Message& message) {
+    SendOwned(link, uint8_t(Message::kType), Encode(message));
+  }
 
   // Puts `local` into page `page` of the peer's pool, `offset` bytes into it. OutOfRange unless it
   // lies inside one page of the pool the peer exported; Unavailable unless CarriesPages. Completion
@@ -129,6 +137,14 @@ class LinkTable {
   // either its wire drops late writes on our side or the peer's process is known to be gone. False
   // for open links. True for ids that were forgotten (only settled links are).
   bool Settled(LinkId link) const;
+  // Somebody who knows (launcher, node agent) says that this life of a peer is over. Any thread.
+  void ProcessGone(Incarnation peer);
+
+ private:
+  class Core;
+  LinkTable();
+  void SendOwned(LinkId link, uint8_t type, Bytes payload);
+  std::shared_ptr<Core> core_;
 };
 
 }  // namespace baleen::kv_transfer

@@ -74,6 +74,7 @@ struct ProcessIdentity {
 };
 
 struct Hello {
+  static constexpr MessageType kType = MessageType::kHello;
   Incarnation from;
   Incarnation to;
   uint64_t token = 0;  // address me with this on the link
@@ -87,23 +88,29 @@ struct Hello {
   std::string probe_key;
 };
 struct HelloReply {
+  static constexpr MessageType kType = MessageType::kHelloReply;
   std::string refused;  // empty: accepted; else why, naming the field
 };
 // After a put of `bytes` into the scratch and a flush: the scratch should hash to `hash`.
 struct Probe {
+  static constexpr MessageType kType = MessageType::kProbe;
   uint64_t bytes = 0;
   uint64_t hash = 0;
 };
 struct ProbeReply {
+  static constexpr MessageType kType = MessageType::kProbeReply;
   bool content_equal = false;
 };
 struct Ping {
+  static constexpr MessageType kType = MessageType::kPing;
   uint64_t sequence = 0;
 };
 struct Pong {
+  static constexpr MessageType kType = MessageType::kPong;
   uint64_t sequence = 0;
 };
 struct Bye {
+  static constexpr MessageType kType = MessageType::kBye;
   std::string reason;
 };
 
@@ -114,6 +121,7 @@ inline constexpr uint32_t kComponentDraft = 4;
 
 // Decode lends `pages` to the writers of one attempt. Repeating it renews the time to live.
 struct Grant {
+  static constexpr MessageType kType = MessageType::kGrant;
   GrantId grant;
   AttemptId attempt;
   uint32_t ttl_ms = 0;  // no piece is posted later than this after arrival
@@ -123,10 +131,12 @@ struct Grant {
   std::vector<uint32_t> pages;  // decode's page for prompt page prefix_pages + i
 };
 struct GrantRevoke {  // decode no longer wants it; like Drain but nobody waits for an answer
+  static constexpr MessageType kType = MessageType::kGrantRevoke;
   GrantId grant;
 };
 // Pages [first_page, first_page + page_count) of the prompt are visible at decode.
 struct ChunkDone {
+  static constexpr MessageType kType = MessageType::kChunkDone;
   GrantId grant;
   uint32_t stage = 0;
   uint32_t chunk = 0;  // counts from 0 within (grant, stage)
@@ -149,6 +159,7 @@ struct HandoffRecord {
   bool operator==(const HandoffRecord&) const = default;
 };
 struct Handoff {
+  static constexpr MessageType kType = MessageType::kHandoff;
   GrantId grant;
   AttemptId attempt;
   uint32_t stage = 0;
@@ -156,40 +167,28 @@ struct Handoff {
   HandoffRecord record;
 };
 struct Release {  // decode took its first step
+  static constexpr MessageType kType = MessageType::kRelease;
   GrantId grant;
   AttemptId attempt;
 };
 // Either direction: the sender gives the attempt up. Prefill to decode, `grant` may be 0.
 struct Abort {
+  static constexpr MessageType kType = MessageType::kAbort;
   GrantId grant;
   AttemptId attempt;
   uint32_t code = 0;  // absl::StatusCode
   std::string message;
 };
 struct Drain {  // stop posting for the grant and answer when nothing of it is in flight
+  static constexpr MessageType kType = MessageType::kDrain;
   GrantId grant;
   AttemptId attempt;
 };
 struct DrainAck {
+  static constexpr MessageType kType = MessageType::kDrainAck;
   GrantId grant;
   uint32_t stage = 0;
 };
-
-inline constexpr MessageType TypeOf(const Hello&) { return MessageType::kHello; }
-inline constexpr MessageType TypeOf(const HelloReply&) { return MessageType::kHelloReply; }
-inline constexpr MessageType TypeOf(const Probe&) { return MessageType::kProbe; }
-inline constexpr MessageType TypeOf(const ProbeReply&) { return MessageType::kProbeReply; }
-inline constexpr MessageType TypeOf(const Ping&) { return MessageType::kPing; }
-inline constexpr MessageType TypeOf(const Pong&) { return MessageType::kPong; }
-inline constexpr MessageType TypeOf(const Bye&) { return MessageType::kBye; }
-inline constexpr MessageType TypeOf(const Grant&) { return MessageType::kGrant; }
-inline constexpr MessageType TypeOf(const GrantRevoke&) { return MessageType::kGrantRevoke; }
-inline constexpr MessageType TypeOf(const ChunkDone&) { return MessageType::kChunkDone; }
-inline constexpr MessageType TypeOf(const Handoff&) { return MessageType::kHandoff; }
-inline constexpr MessageType TypeOf(const Release&) { return MessageType::kRelease; }
-inline constexpr MessageType TypeOf(const Abort&) { return MessageType::kAbort; }
-inline constexpr MessageType TypeOf(const Drain&) { return MessageType::kDrain; }
-inline constexpr MessageType TypeOf(const DrainAck&) { return MessageType::kDrainAck; }
 
 using Bytes = std::vector<std::byte>;
 

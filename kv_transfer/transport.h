@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <span>
 #include <string>
 
@@ -35,8 +36,10 @@ class Transport {
  public:
   using Task = std::function<void()>;
   using Done = std::function<void(absl::Status)>;
-  // `header` is valid during the call; `payload` is the receiver's to keep.
-  using Receiver = std::function<void(std::span<const std::byte> header, Buffer payload)>;
+  // `header` is valid during the call; `payload` is the receiver's to keep. `via`: the open
+  // endpoint on whose connection it came; value 0 when that is none of ours (yet) or not known.
+  using Receiver =
+      std::function<void(EndpointId via, std::span<const std::byte> header, Buffer payload)>;
   using FailureObserver = std::function<void(EndpointId, absl::Status)>;
 
   // Longest header of one message.
@@ -45,7 +48,7 @@ class Transport {
   // When may the owner of a region reuse memory that a failed endpoint's peer might write?
   // (section 7 of the protocol; docs/decisions/ has the evidence)
   enum class Fence : uint8_t {
-    kOwnClose,   // once Close(endpoint) returned: late writes are dropped on this side
+    kOwnClose,   // once Close(endpoint) is done: late writes are dropped on this side
     kPeerDeath,  // only once the peer's process is gone, or it acknowledged
   };
 
@@ -54,9 +57,8 @@ class Transport {
   // Runs `task` on the owner thread, FIFO. Any thread; never blocks. Wakes the thread only if it
   // sleeps, so hand over several sends with one Post where you can.
   virtual void Post(Task task) = 0;
-  // Runs `task` on the owner thread about every `period` until the transport is destroyed. Any
-  // thread.
-  virtual void Every(Duration period, Task task) = 0;
+  // Runs `tick` on the owner thread about every `period` until it returns false. Any thread.
+  virtual void Every(Duration period, std::function<bool()> tick) = 0;
   virtual bool OnOwnThread() const = 0;
   virtual const Clock& clock() const = 0;
 
@@ -73,8 +75,9 @@ class Transport {
   // in messages. InvalidArgument: not an address. Unavailable: no usable wire to it.
   virtual absl::StatusOr<EndpointId> Open(absl::string_view address) = 0;
   // Drops the connection by force. Outstanding operations complete with Cancelled, later; keys die.
-  // The failure observer is not called. Unknown endpoints are ignored.
-  virtual void Close(EndpointId endpoint) = 0;
+  // The failure observer is not called. `closed` comes once nothing of it is left here (see Fence).
+  // Unknown endpoints are closed already.
+  virtual void Close(EndpointId endpoint, Task closed) = 0;
   virtual absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) = 0;
 
   // Writes `local` to `remote_address` in the peer's region of `key`. `done` means that `local` may
@@ -98,5 +101,16 @@ class Transport {
   virtual std::string WireName(EndpointId endpoint) = 0;
   virtual Fence FenceOf(EndpointId endpoint) = 0;
 };
+
+// Runs `f` on the transport's thread and waits for it. Any thread.
+inline void RunOn(Transport& transport, const std::function<void()>& f) {
+  if (transport.OnOwnThread()) return f();
+  std::promise<void> done;
+  transport.Post([&] {
+    f();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
 
 }  // namespace baleen::kv_transfer
