@@ -8,7 +8,7 @@ packages=(
   clang clang-format clang-tidy
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev
   libabsl-dev libspdlog-dev libfmt-dev libboost-dev nlohmann-json3-dev libpcre2-dev libxxhash-dev
-  prometheus-cpp-dev libucx-dev libopenblas-dev
+  prometheus-cpp-dev libucx-dev libhwy-dev libopenblas-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-venv
 )

@@ -3,22 +3,6 @@
 #include "kernels/cpu/rows.h"
 
 namespace baleen::kernels::cpu {
-namespace {
-
-void RotatePairs(float* x, int dims, bool interleaved, const float* cos, const float* sin) {
-  const int half = dims / 2;
-  const int first = interleaved ? 2 : 1;      // distance between two pairs
-  const int second = interleaved ? 1 : half;  // distance inside a pair
-  for (int j = 0; j < half; ++j) {
-    const float a = x[first * j];
-    const float b = x[first * j + second];
-    x[first * j] = a * cos[j] - b * sin[j];
-    x[first * j + second] = a * sin[j] + b * cos[j];
-  }
-}
-
-}  // namespace
-
 void CpuBackend::Quantize(const QuantizeParams& p) {
   CheckQuantized(p.out, p.x.rows, p.x.cols);
   ForEachRow(p.x.rows, p.x.cols, [&](Scratch& scratch, int64_t r) {
@@ -36,12 +20,12 @@ void CpuBackend::Rope(const RopeParams& p) {
     for (int h = 0; h < p.heads; ++h) {
       const int64_t begin = int64_t{h} * p.head_stride + p.offset;
       if (p.x.dtype == DType::kF32) {
-        RotatePairs(p.x.row<float>(r) + begin, p.dims, p.interleaved, cos, sin);
+        simd::Rotate(p.x.row<float>(r) + begin, half, p.interleaved, cos, sin);
         continue;
       }
       float* x = scratch.input.Get<float>(p.dims);
       ReadSpan(p.x, r, begin, p.dims, x);
-      RotatePairs(x, p.dims, p.interleaved, cos, sin);
+      simd::Rotate(x, half, p.interleaved, cos, sin);
       WriteSpan(x, p.x, r, begin, p.dims);
     }
   });

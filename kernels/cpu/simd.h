@@ -46,5 +46,12 @@ float ExpAndSum(float max, float* x, int64_t n);
 void SiluMul(const float* gate, const float* up, int64_t n, float* out);
 // In place, one group of 128 elements.
 void Hadamard128(float* x);
+// (a, b) -> (a cos - b sin, a sin + b cos) for `pairs` pairs, in place: (x[2j], x[2j+1]) when
+// interleaved, else (x[j], x[j + pairs]).
+void Rotate(float* x, int pairs, bool interleaved, const float* cos, const float* sin);
+
+// Positions of the k largest of n > k values, ascending; of equal ones the lower position, NaN
+// last. scratch: 2 n elements.
+void SelectLargest(const float* x, int n, int k, uint32_t* scratch, int32_t* out);
 
 }  // namespace baleen::kernels::simd

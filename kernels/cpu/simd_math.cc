@@ -122,21 +122,33 @@ void Silu(const float* gate, const float* up, int64_t n, float* out) {
   });
 }
 
+// One butterfly inside a vector: lane i becomes its partner (i ^ distance) plus or minus itself.
+HWY_INLINE Vec Butterfly(Vec v, Vec partner, int distance) {
+  alignas(64) static constexpr float kSigns[4][16] = {
+      {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+      {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},
+      {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+      {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}};
+  return hn::MulAdd(v, hn::Load(F32(), kSigns[distance]), partner);
+}
+
 void Hadamard(float* x) {
   const F32 d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  // Distances below the vector's width by scalars, the others by whole vectors.
-  for (int distance = 1; distance < 128; distance *= 2) {
+  for (int i = 0; i < 128; i += lanes) {
+    Vec v = hn::LoadU(d, x + i);
+    v = Butterfly(v, hn::Shuffle2301(v), 0);
+    v = Butterfly(v, hn::Shuffle1032(v), 1);
+#if HWY_TARGET <= HWY_AVX2
+    v = Butterfly(v, hn::SwapAdjacentBlocks(v), 2);
+#endif
+#if HWY_TARGET <= HWY_AVX3
+    v = Butterfly(v, hn::ConcatLowerUpper(d, v, v), 3);
+#endif
+    hn::StoreU(v, d, x + i);
+  }
+  for (int distance = lanes; distance < 128; distance *= 2) {
     for (int base = 0; base < 128; base += 2 * distance) {
-      if (distance < lanes) {
-        for (int i = base; i < base + distance; ++i) {
-          const float a = x[i];
-          const float b = x[i + distance];
-          x[i] = a + b;
-          x[i + distance] = a - b;
-        }
-        continue;
-      }
       for (int i = base; i < base + distance; i += lanes) {
         const Vec a = hn::LoadU(d, x + i);
         const Vec b = hn::LoadU(d, x + i + distance);
@@ -146,6 +158,38 @@ void Hadamard(float* x) {
     }
   }
   Times(0.08838834764831845f, x, 128);
+}
+
+void RotatePairs(float* x, int pairs, bool interleaved, const float* cos, const float* sin) {
+  const F32 d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int j = 0;
+  for (; j + lanes <= pairs; j += lanes) {
+    const Vec c = hn::LoadU(d, cos + j);
+    const Vec s = hn::LoadU(d, sin + j);
+    Vec a, b;
+    if (interleaved) {
+      hn::LoadInterleaved2(d, x + 2 * j, a, b);
+    } else {
+      a = hn::LoadU(d, x + j);
+      b = hn::LoadU(d, x + j + pairs);
+    }
+    const Vec first = hn::Sub(hn::Mul(a, c), hn::Mul(b, s));
+    const Vec second = hn::Add(hn::Mul(a, s), hn::Mul(b, c));
+    if (interleaved) {
+      hn::StoreInterleaved2(first, second, d, x + 2 * j);
+    } else {
+      hn::StoreU(first, d, x + j);
+      hn::StoreU(second, d, x + j + pairs);
+    }
+  }
+  for (; j < pairs; ++j) {
+    float& first = x[interleaved ? 2 * j : j];
+    float& second = x[interleaved ? 2 * j + 1 : j + pairs];
+    const float a = first;
+    first = a * cos[j] - second * sin[j];
+    second = a * sin[j] + second * cos[j];
+  }
 }
 
 }  // namespace baleen::kernels::simd::HWY_NAMESPACE
@@ -165,6 +209,7 @@ HWY_EXPORT(TimesWeight);
 HWY_EXPORT(ExpSum);
 HWY_EXPORT(Silu);
 HWY_EXPORT(Hadamard);
+HWY_EXPORT(RotatePairs);
 
 float SumOfSquares(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(SquareSum)(x, n); }
 float Sum(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(PlainSum)(x, n); }
@@ -187,6 +232,9 @@ void SiluMul(const float* gate, const float* up, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(Silu)(gate, up, n, out);
 }
 void Hadamard128(float* x) { HWY_DYNAMIC_DISPATCH(Hadamard)(x); }
+void Rotate(float* x, int pairs, bool interleaved, const float* cos, const float* sin) {
+  HWY_DYNAMIC_DISPATCH(RotatePairs)(x, pairs, interleaved, cos, sin);
+}
 
 }  // namespace baleen::kernels::simd
 #endif  // HWY_ONCE

@@ -9,8 +9,9 @@
 namespace baleen::kernels::cpu {
 namespace {
 
-// About 25 us of work on one core: less than waking a sleeping worker gains.
-constexpr int64_t kMinMultiplyAdds = 400'000;
+// About 40 us of work on one core. Waking a worker takes 10 to 50 us, and where other processes
+// want the cores too, a worker that is late costs more than it gives.
+constexpr int64_t kMinMultiplyAdds = 1'500'000;
 // A pause takes 20 to 60 ns: at most some 10 us of spinning before a thread sleeps.
 constexpr int kSpins = 200;
 
