@@ -34,4 +34,7 @@ Shard ExpertRank(const ModelConfig& config, bool mtp, int index, int size);
 // page is the piece [StageOffset, StageOffset + PageBytes) of a decode page.
 KvLayout LayoutOf(const ModelConfig& config, const Shard& shard, Numerics numerics);
 
+// Bytes from the begin of a whole model's page to the piece of `shard`'s layers.
+size_t StageOffset(const ModelConfig& config, const Shard& shard, Numerics numerics);
+
 }  // namespace baleen::model

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "model/config.h"
+#include "model/shard.h"
+#include "model/weights.h"
+
+namespace baleen::model {
+
+// What a load did.
+struct LoadReport {
+  int tensors = 0;            // read, scales included
+  uint64_t bytes_read = 0;    // of the checkpoint: this shard's tensors and no other
+  uint64_t bytes_stored = 0;  // in the backend's memory
+};
+
+// Reads the weights of `shard` from `directory` into `backend`'s memory, in one allocation.
+//
+// Every tensor's presence, shape, dtype and scales are checked before the first is stored. fp8
+// matrices become f32 where backend.weight_storage() is kDequantized, else they keep the file's
+// bytes and scales. Progress goes to stderr (progress.h).
+//
+// NotFound: a tensor or its file is missing. InvalidArgument: malformed or unexpected content.
+// ResourceExhausted: the backend has too little memory. All name file, tensor and field.
+absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(kernels::Backend& backend,
+                                                          const std::string& directory,
+                                                          const ModelConfig& config,
+                                                          const Shard& shard,
+                                                          LoadReport* report = nullptr);
+
+}  // namespace baleen::model

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+#include "common/check.h"
+#include "kernels/backend.h"
+
+namespace baleen::testing {
+
+// The memory of a backend and none of its operations: what loading weights needs. Fails when more
+// than `limit` bytes are asked for.
+class MemoryBackend : public kernels::Backend {
+ public:
+  explicit MemoryBackend(kernels::WeightStorage storage = kernels::WeightStorage::kDequantized,
+                         size_t limit = size_t{1} << 40)
+      : storage_(storage), limit_(limit) {}
+
+  void* Allocate(size_t bytes) override {
+    return bytes > limit_ ? nullptr : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  }
+  void Free(void* p) override { std::free(p); }
+  void CopyIn(void* dst, const void* host, size_t bytes) override { std::memcpy(dst, host, bytes); }
+  void CopyOut(void* host, const void* src, size_t bytes) override {
+    std::memcpy(host, src, bytes);
+  }
+  void Synchronize() override {}
+  kernels::WeightStorage weight_storage() const override { return storage_; }
+  const char* name() const override { return "memory"; }
+
+  void Embed(const kernels::EmbedParams&) override { None(); }
+  void AddRmsNorm(const kernels::AddRmsNormParams&) override { None(); }
+  void Quantize(const kernels::QuantizeParams&) override { None(); }
+  void Linear(const kernels::LinearParams&) override { None(); }
+  void Rope(const kernels::RopeParams&) override { None(); }
+  void LayerNorm(const kernels::LayerNormParams&) override { None(); }
+  void Hadamard(const kernels::HadamardParams&) override { None(); }
+  void StoreLatent(const kernels::StoreLatentParams&) override { None(); }
+  void StoreIndexKeys(const kernels::StoreIndexKeysParams&) override { None(); }
+  void ScaleIndexWeights(const kernels::ScaleIndexWeightsParams&) override { None(); }
+  void IndexerLogits(const kernels::IndexerLogitsParams&) override { None(); }
+  void TopK(const kernels::TopKParams&) override { None(); }
+  void HeadLinear(const kernels::HeadLinearParams&) override { None(); }
+  void SparseAttention(const kernels::SparseAttentionParams&) override { None(); }
+  void Gate(const kernels::GateParams&) override { None(); }
+  void SiluMul(const kernels::SiluMulParams&) override { None(); }
+  void Experts(const kernels::ExpertsParams&) override { None(); }
+  void Combine(const kernels::CombineParams&) override { None(); }
+  void GatherRows(const kernels::GatherRowsParams&) override { None(); }
+  void Concat(const kernels::ConcatParams&) override { None(); }
+
+ private:
+  static void None() { BALEEN_CHECK_MSG(false, "MemoryBackend has no operations"); }
+
+  const kernels::WeightStorage storage_;
+  const size_t limit_;
+};
+
+}  // namespace baleen::testing
