@@ -13,8 +13,9 @@ namespace baleen::prefill_worker {
 struct PrefillJob {
   AttemptId attempt;
   std::vector<int32_t> prompt;
-  std::string sampling;  // serialised v1::SamplingParams, passed on as it is
-  Incarnation decode;    // the rank that will grant pages
+  std::string sampling;   // serialised v1::SamplingParams, passed on as it is
+  Incarnation decode;     // the rank that will grant pages
+  bool use_cache = true;  // false: every row is computed (prompt logprobs need them all)
 };
 
 // Where the outcome goes. Called from several threads, never two at once for one job; must not

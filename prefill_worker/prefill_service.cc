@@ -110,7 +110,8 @@ absl::StatusOr<PrefillJob> JobFrom(const v1::PrefillRequest& request, int vocab_
   return PrefillJob{.attempt = {request.attempt()},
                     .prompt = {request.prompt_tokens().begin(), request.prompt_tokens().end()},
                     .sampling = request.sampling().SerializeAsString(),
-                    .decode = {request.decode().incarnation()}};
+                    .decode = {request.decode().incarnation()},
+                    .use_cache = !request.sampling().prompt_logprobs()};
 }
 
 class PrefillService final : public v1::PrefillWorker::CallbackService {

@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "engine/page_pool.h"
+#include "engine/prefix_cache.h"
+#include "prefill_worker/batch_header.h"
+#include "prefill_worker/chunk_scheduler.h"
+#include "prefill_worker/prefill_job.h"
+#include "prefill_worker/stage_report.h"
+
+namespace baleen::prefill_worker {
+
+struct LeaderOptions {
+  int stages = 1;
+  ChunkLimits chunk;
+  int pages = 0;  // that every stage's pool has
+  int drafts = 0;
+  int max_context = 0;  // tokens
+  bool prefix_cache = true;
+  int64_t max_ungranted_tokens = 262144;
+  int max_queued = 4096;
+};
+
+// Stage 0's brain: the queue, the page ids of the whole group, the prefix cache, and what each
+// batch contains. It decides; the other stages obey the numbered headers in order.
+//
+// Life of an attempt: queued -> computing (its pages are taken, chunks are scheduled) -> sending
+// (all chunks are scheduled, stages push pages) -> gone once every stage has reported kEnded.
+// Cancel or a failure on any stage marks it; the next header tells all stages, at most one batch
+// later. Pages return when all stages have ended with it, never before: a later stage may still
+// write them, the transport may still read them (R1).
+//
+// At most stages + 1 batches are under way, so a new prompt waits for one micro-batch at most,
+// however deep the pipeline is.
+//
+// Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, Stop, load from any; NextBatch on
+// the step thread, where all decisions are made. Sinks are called on the step thread.
+class Leader {
+ public:
+  struct Load {
+    int free_pages = 0;  // the prefix cache's count as free
+    int running = 0;
+    int waiting = 0;
+    int64_t waiting_tokens = 0;    // not computed yet
+    int64_t ungranted_tokens = 0;  // of attempts that decode has not granted
+  };
+
+  Leader(const LeaderOptions& options, Metrics& metrics);
+  ~Leader();
+
+  // InvalidArgument: the prompt can never be served (names the limit). ResourceExhausted: queue
+  // full. Unavailable: draining. AlreadyExists: that attempt is here. Otherwise the sink hears of
+  // it.
+  absl::Status Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) ABSL_LOCKS_EXCLUDED(mu_);
+  void Cancel(AttemptId attempt) ABSL_LOCKS_EXCLUDED(mu_);
+  // Decode lent pages for it.
+  void Granted(AttemptId attempt) ABSL_LOCKS_EXCLUDED(mu_);
+  void Report(StageReport report) ABSL_LOCKS_EXCLUDED(mu_);
+  void Drain(bool on) ABSL_LOCKS_EXCLUDED(mu_);
+  void FlushCache() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The next batch; blocks until there is one. nullopt after Stop.
+  std::optional<BatchHeader> NextBatch() ABSL_LOCKS_EXCLUDED(mu_);
+  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+
+  // False when attempts are left at `deadline`.
+  bool WaitIdle(TimePoint deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  Load load() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Attempt;
+  struct Submission {
+    PrefillJob job;
+    std::shared_ptr<PrefillSink> sink;
+  };
+  // What other threads have for the step thread.
+  struct Inbox {
+    std::vector<Submission> submissions;
+    std::vector<AttemptId> cancels, grants;
+    std::vector<StageReport> reports;
+    bool flush = false;
+    bool empty() const {
+      return submissions.empty() && cancels.empty() && grants.empty() && reports.empty() && !flush;
+    }
+  };
+
+  // Step thread:
+  Inbox TakeInbox(bool wait) ABSL_LOCKS_EXCLUDED(mu_);
+  void Apply(Inbox inbox);
+  void ApplyReport(const StageReport& report);
+  void OnBatchDone(uint64_t number);
+  void Fail(AttemptId id, const absl::Status& why);
+  void Finish(Attempt& attempt);
+  BatchHeader Plan();
+  void PlanAborts(BatchHeader& header);
+  void StartQueued(BatchHeader& header);
+  bool StartOne(Attempt& attempt, BatchHeader& header);
+  void PlanEntries(BatchHeader& header);
+  Attempt* Find(AttemptId id);
+  void PublishLoad() ABSL_LOCKS_EXCLUDED(mu_);
+
+  const LeaderOptions options_;
+  engine::PagePool pool_;
+  engine::PrefixCache cache_;
+  std::map<uint64_t, std::unique_ptr<Attempt>> attempts_;  // by order of arrival
+  std::map<AttemptId, uint64_t> order_of_;
+  uint64_t next_order_ = 0;
+  uint64_t next_batch_ = 1;
+  int batches_under_way_ = 0;
+  int64_t ungranted_tokens_ = 0;
+
+  prometheus::Histogram& queue_seconds_;
+  prometheus::Histogram& compute_seconds_;
+  prometheus::Histogram& grant_wait_seconds_;
+  prometheus::Histogram& batch_rows_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& cached_tokens_;
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  Inbox inbox_ ABSL_GUARDED_BY(mu_);
+  std::set<AttemptId> known_ ABSL_GUARDED_BY(mu_);  // submitted and not finished
+  Load load_ ABSL_GUARDED_BY(mu_);
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace baleen::prefill_worker

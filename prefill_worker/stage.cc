@@ -1,0 +1,126 @@
+#include "prefill_worker/stage.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "common/clock.h"
+#include "common/kv_layout.h"
+#include "worker/handoff_payload.h"
+#include "worker/sampling_proto.h"
+
+namespace baleen::prefill_worker {
+
+Stage::Stage(engine::PrefillStep& step, kv_transfer::KvSender& sender, HandOverLedger& ledger,
+             Options options, Metrics& metrics)
+    : step_(step),
+      sender_(sender),
+      ledger_(ledger),
+      options_(std::move(options)),
+      batch_seconds_(metrics.Seconds("prefill_batch_seconds", "One batch on this stage.")),
+      rows_(metrics.Counter("prefill_rows_total", "Rows computed by this stage.")) {}
+
+void Stage::Execute(const BatchHeader& header) {
+  for (const AttemptStart& start : header.starts) Begin(start);
+  if (!header.entries.empty()) Compute(header);
+  for (AttemptId id : header.aborts) {
+    sender_.Abort(id, absl::CancelledError("prefill gave the attempt up"));
+    attempts_.erase(id);
+    ledger_.ComputeOver(id);
+  }
+}
+
+void Stage::Begin(const AttemptStart& start) {
+  Attempt attempt{.start = start};
+  const auto sampling = worker::ParseSampling(start.sampling, options_.vocab_size);
+  if (sampling.ok()) {
+    attempt.sampling = *sampling;
+  } else {
+    options_.report({.kind = StageReport::Kind::kFailed,
+                     .stage = options_.index,
+                     .attempt = start.attempt,
+                     .status = sampling.status()});
+  }
+  for (int32_t page : start.pages) attempt.pages.push_back({page});
+  ledger_.Begin(start.attempt);
+  sender_.Begin({.id = start.attempt,
+                 .pages = static_cast<int>(PagesFor(static_cast<int64_t>(start.prompt.size()))),
+                 .decode = start.decode});
+  const int cached = start.cached_tokens / kPageTokens;
+  if (cached > 0)
+    sender_.PagesReady(start.attempt, 0,
+                       {attempt.pages.begin(), attempt.pages.begin() + cached});
+  attempts_.emplace(start.attempt, std::move(attempt));
+}
+
+engine::PrefillChunk Stage::ChunkOf(const BatchEntry& entry, Attempt& attempt) const {
+  const std::vector<int32_t>& prompt = attempt.start.prompt;
+  const auto begin = prompt.begin() + entry.first;
+  const auto end = begin + entry.rows;
+  engine::PrefillChunk chunk{.id = entry.attempt.value,
+                             .tokens = {begin, end},
+                             .first_position = entry.first,
+                             .last = end == prompt.end(),
+                             .next_token = end == prompt.end() ? 0 : *end,
+                             .pages = attempt.pages,
+                             .sampling = attempt.sampling};
+  if (chunk.last) chunk.earlier_tokens = {prompt.begin(), begin};
+  return chunk;
+}
+
+void Stage::Compute(const BatchHeader& header) {
+  const TimePoint start = SteadyClock().Now();
+  std::vector<engine::PrefillChunk> chunks;
+  for (const BatchEntry& entry : header.entries)
+    chunks.push_back(ChunkOf(entry, attempts_.at(entry.attempt)));
+  std::vector<engine::PrefillResult> results = step_.Run(chunks);
+  batch_seconds_.Observe(std::chrono::duration<double>(SteadyClock().Now() - start).count());
+  rows_.Increment(header.rows());
+
+  for (size_t i = 0; i < header.entries.size(); ++i) {
+    const BatchEntry& entry = header.entries[i];
+    Attempt& attempt = attempts_.at(entry.attempt);
+    Push(entry, attempt);
+    if (last()) HandOff(entry.attempt, attempt, results[i]);
+    if (!chunks[i].last) continue;
+    attempts_.erase(entry.attempt);
+    ledger_.ComputeOver(entry.attempt);
+  }
+  if (last())
+    options_.report({.kind = StageReport::Kind::kBatchDone,
+                     .stage = options_.index,
+                     .batch = header.number});
+}
+
+void Stage::Push(const BatchEntry& entry, const Attempt& attempt) {
+  const auto total = static_cast<int>(attempt.start.prompt.size());
+  const int end = entry.first + entry.rows;
+  const int first_page = entry.first / kPageTokens;
+  const int end_page = end == total ? static_cast<int>(PagesFor(total)) : end / kPageTokens;
+  if (first_page == end_page) return;
+  sender_.PagesReady(entry.attempt, first_page,
+                     {attempt.pages.begin() + first_page, attempt.pages.begin() + end_page});
+}
+
+void Stage::HandOff(AttemptId id, Attempt& attempt, engine::PrefillResult& result) {
+  if (!result.status.ok()) {
+    return options_.report({.kind = StageReport::Kind::kFailed,
+                            .stage = options_.index,
+                            .attempt = id,
+                            .status = result.status});
+  }
+  std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
+            std::back_inserter(attempt.prompt_logprobs));
+  if (!result.finished) return;
+  kv_transfer::HandoffRecord record{
+      .first_token = static_cast<uint32_t>(result.first_token),
+      .position = static_cast<uint32_t>(attempt.start.prompt.size()),
+      .cached_tokens = static_cast<uint32_t>(attempt.start.cached_tokens),
+      .prompt_hash = worker::PromptHash(attempt.start.prompt),
+      .draft_tokens = {result.drafts.begin(), result.drafts.end()},
+      .logprobs = worker::Encode(worker::HandoffLogprobs{
+          .first = std::move(result.logprobs), .prompt = std::move(attempt.prompt_logprobs)})};
+  sender_.Handoff(id, std::move(record));
+}
+
+}  // namespace baleen::prefill_worker
