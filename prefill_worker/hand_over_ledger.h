@@ -10,13 +10,13 @@
 
 namespace baleen::prefill_worker {
 
-// When is a stage through with an attempt? When it computes nothing of it any more (the prompt ended or
-// an abort header came) and its hand-over is closed. Both happen on different threads; the second one
-// reports kEnded. A hand-over that closes with an error before the computing is over is reported as
-// kFailed at once, so that the leader stops it everywhere.
+// When is a stage through with an attempt? When it computes nothing of it any more (the prompt
+// ended or an abort header came) and its hand-over is closed. Both happen on different threads; the
+// second one reports kEnded. A hand-over that closes with an error before the computing is over is
+// reported as kFailed at once, so that the leader stops it everywhere.
 //
-// Threads: Begin and ComputeOver on the step thread, Closed on the transport's. `report` is called from
-// either, without a lock held.
+// Threads: Begin and ComputeOver on the step thread, Closed on the transport's. `report` is called
+// from either, without a lock held.
 class HandOverLedger {
  public:
   HandOverLedger(int stage, std::function<void(StageReport)> report)

@@ -48,8 +48,7 @@ void Stage::Begin(const AttemptStart& start) {
                  .decode = start.decode});
   const int cached = start.cached_tokens / kPageTokens;
   if (cached > 0)
-    sender_.PagesReady(start.attempt, 0,
-                       {attempt.pages.begin(), attempt.pages.begin() + cached});
+    sender_.PagesReady(start.attempt, 0, {attempt.pages.begin(), attempt.pages.begin() + cached});
   attempts_.emplace(start.attempt, std::move(attempt));
 }
 
@@ -87,9 +86,8 @@ void Stage::Compute(const BatchHeader& header) {
     ledger_.ComputeOver(entry.attempt);
   }
   if (last())
-    options_.report({.kind = StageReport::Kind::kBatchDone,
-                     .stage = options_.index,
-                     .batch = header.number});
+    options_.report(
+        {.kind = StageReport::Kind::kBatchDone, .stage = options_.index, .batch = header.number});
 }
 
 void Stage::Push(const BatchEntry& entry, const Attempt& attempt) {

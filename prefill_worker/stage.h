@@ -14,8 +14,8 @@
 
 namespace baleen::prefill_worker {
 
-// What one pipeline stage does with a batch: computes its layers, and pushes every page that is complete.
-// Borrows all it is given. Threads: the step thread.
+// What one pipeline stage does with a batch: computes its layers, and pushes every page that is
+// complete. Borrows all it is given. Threads: the step thread.
 class Stage {
  public:
   struct Options {
