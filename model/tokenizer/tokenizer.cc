@@ -75,6 +75,9 @@ Tokenizer::Tokenizer(const TokenizerFile& file, PreTokenizer pre_tokenizer, std:
     tokens_[token.id] = {token.content, static_cast<uint8_t>(kExists | kAdded | special)};
     added_ids_.emplace(token.content, token.id);
   }
+  for (const Token& token : tokens_) {
+    max_token_bytes_ = std::max(max_token_bytes_, token.bytes.size());
+  }
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(absl::string_view text,

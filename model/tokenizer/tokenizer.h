@@ -38,7 +38,8 @@ class Tokenizer {
                                                           absl::string_view name);
 
   // InvalidArgument, naming the byte offset, if `text` is not valid UTF-8; also over 2 GiB.
-  // Time O(n log n) for the worst text, 10 MB/s and more for the usual.
+  // Time O(n log n) for the worst text, linear for the usual; working memory up to 28 bytes per
+  // byte of the longest piece (a word, a run of spaces).
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               const EncodeOptions& options = {}) const;
 
@@ -60,6 +61,10 @@ class Tokenizer {
   // 1 + the largest id. The model's vocabulary (rows of the head) may be larger.
   int vocab_limit() const { return static_cast<int>(tokens_.size()); }
 
+  // Bytes of the longest token. A text of n bytes has at least n / max_token_bytes() tokens, so one
+  // that cannot fit a context can be refused before it is encoded.
+  size_t max_token_bytes() const { return max_token_bytes_; }
+
   // XXH3 (64 bit) of the file, 16 hexadecimal digits. Equal files, equal hash.
   const std::string& hash() const { return hash_; }
 
@@ -79,6 +84,7 @@ class Tokenizer {
                            std::vector<int32_t>* ids) const;
 
   std::vector<Token> tokens_;  // by id
+  size_t max_token_bytes_ = 1;
   absl::flat_hash_map<std::string, int32_t> added_ids_;
   AddedTokenMatcher added_;
   PreTokenizer pre_tokenizer_;

@@ -117,8 +117,10 @@ absl::Status Parser::ParseVocab(const Json& vocab, SymbolIds* ids) {
   ids->reserve(vocab.size());
   absl::flat_hash_set<int32_t> seen;
   seen.reserve(vocab.size());
-  for (const auto& [symbols, id] : vocab.get_ref<const Json::object_t&>()) {
-    const auto field = [&] { return absl::StrCat("model.vocab[", Show(symbols), "]"); };
+  for (const auto& entry : vocab.get_ref<const Json::object_t&>()) {
+    const std::string& symbols = entry.first;
+    const Json& id = entry.second;
+    const auto field = [&symbols] { return absl::StrCat("model.vocab[", Show(symbols), "]"); };
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId) {
       return Bad(field(), absl::StrCat("id ", Show(id), " is not an integer in 0..", kMaxId));
     }
