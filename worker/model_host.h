@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "common/fingerprint.h"
 #include "common/kv_layout.h"
+#include "model/sampler.h"
 #include "model/shard.h"
 
 namespace baleen::kernels {
@@ -31,13 +32,17 @@ struct ModelOptions {
   int drafts = 1;       // 0..3; 0: the MTP module is not loaded
   int pages = 0;        // 0: planned from memory
   int max_context = 0;  // 0: the checkpoint's
-  int cpu_threads = 0;  // 0: one
-  int max_rows = 0;     // of a step's batch
-  int max_sequences = 0;
-  int max_head_rows = 0;
+  int cpu_threads = 1;
 };
 // InvalidArgument names the field.
 absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
+
+// Of a step's batch; see model::ForwardOptions.
+struct ForwardLimits {
+  int max_rows = 0;
+  int max_sequences = 0;
+  int max_head_rows = 0;
+};
 
 // Everything of a process that does not depend on its role: backend, configuration, this shard's
 // weights, the page pool's memory, the forward pass. Built in two steps because a decode rank's
@@ -52,7 +57,7 @@ class ModelHost {
   ~ModelHost();
 
   // Builds the forward pass; once. `exchange` must outlive this; nullptr: all experts are here.
-  absl::Status BuildForward(model::ExpertExchange* exchange);
+  absl::Status BuildForward(const ForwardLimits& limits, model::ExpertExchange* exchange);
 
   const ModelOptions& options() const { return options_; }
   const model::ModelConfig& config() const { return *config_; }
@@ -62,7 +67,7 @@ class ModelHost {
   size_t stage_offset() const { return stage_offset_; }           // of this shard in a whole page
   std::byte* pool() const { return pool_; }                       // [pages][layout().PageBytes()]
   int pages() const { return pages_; }
-  int vocab_limit() const { return vocab_limit_; }  // ids from here on have no token
+  const model::Vocabulary& vocabulary() const { return vocabulary_; }
   kernels::Backend& backend() { return *backend_; }
   model::Forward& forward() { return *forward_; }
 
@@ -72,8 +77,9 @@ class ModelHost {
 
  private:
   ModelHost();
-  absl::Status Load(Split split, int index, int size);
-  absl::Status PlanPool();
+  absl::Status ChooseShard(Split split, int index, int size);
+  absl::Status MakePool();
+  absl::Status MakeFingerprint();
 
   ModelOptions options_;
   std::unique_ptr<kernels::Backend> backend_;
@@ -83,7 +89,7 @@ class ModelHost {
   size_t stage_offset_ = 0;
   std::byte* pool_ = nullptr;
   int pages_ = 0;
-  int vocab_limit_ = 0;
+  model::Vocabulary vocabulary_;
   Fingerprint fingerprint_;
   std::unique_ptr<model::ModelWeights> weights_;
   std::unique_ptr<model::ExpertExchange> own_exchange_;

@@ -1,0 +1,198 @@
+#include "worker/model_host.h"
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "engine/memory_plan.h"
+#include "kernels/backend.h"
+#include "kv_transfer/messages.h"
+#include "model/checkpoint/loader.h"
+#include "model/config.h"
+#include "model/forward.h"
+#include "model/in_process_exchange.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/weights.h"
+#include "proto/config.pb.h"
+#include "xxhash.h"
+
+namespace baleen::worker {
+namespace {
+
+// XXH3 of a file's bytes as 16 hexadecimal digits; "none" when it is not there.
+std::string FileHash(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return "none";
+  std::ostringstream bytes;
+  bytes << in.rdbuf();
+  const std::string text = bytes.str();
+  return absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
+}
+
+absl::StatusOr<Numerics> NumericsFrom(const std::string& name, const std::string& device) {
+  if (name == "exact" || (name.empty() && device == "cpu")) return Numerics::kExact;
+  if (name == "fp8" || name.empty()) return Numerics::kFp8;
+  return absl::InvalidArgumentError(
+      absl::StrCat("worker.numerics: \"", name, "\" is neither \"exact\" nor \"fp8\""));
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
+  if (options.device == "cpu") return kernels::MakeCpuBackend(options.cpu_threads);
+  return kernels::MakeCudaBackend(/*device=*/0);
+}
+
+absl::StatusOr<model::Vocabulary> LoadVocabulary(const std::string& directory,
+                                                 const model::ModelConfig& config,
+                                                 std::string* hash) {
+  BALEEN_ASSIGN_OR_RETURN(auto tokenizer,
+                          tokenizer::Tokenizer::Load(absl::StrCat(directory, "/tokenizer.json")));
+  if (tokenizer->vocab_limit() > config.vocab_size)
+    return absl::InvalidArgumentError(
+        absl::StrCat(directory, "/tokenizer.json: has ids up to ", tokenizer->vocab_limit() - 1,
+                     ", config.json: vocab_size is ", config.vocab_size));
+  *hash = tokenizer->hash();
+  model::Vocabulary vocabulary{
+      .limit = tokenizer->vocab_limit(),
+      .eos_ids = {config.eos_token_ids.begin(), config.eos_token_ids.end()}};
+  for (int32_t id = 0; id < vocabulary.limit; ++id)
+    if (!tokenizer->HasToken(id)) vocabulary.missing.push_back(id);
+  return vocabulary;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
+  ModelOptions options{.directory = config.model(),
+                       .device = config.device().empty() ? "cpu" : config.device(),
+                       .drafts = config.has_drafts() ? config.drafts() : 1,
+                       .pages = config.pages(),
+                       .max_context = config.max_context(),
+                       .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1};
+  if (options.directory.empty()) return absl::InvalidArgumentError("worker.model: missing");
+  if (options.device != "cpu" && options.device != "cuda")
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.device: \"", options.device, "\" is neither \"cpu\" nor \"cuda\""));
+  if (options.drafts < 0 || options.drafts > 3)
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.drafts: ", options.drafts, " is not in 0..3"));
+  if (options.pages < 0) return absl::InvalidArgumentError("worker.pages: negative");
+  if (options.max_context < 0) return absl::InvalidArgumentError("worker.max_context: negative");
+  if (options.cpu_threads < 1) return absl::InvalidArgumentError("worker.cpu_threads: below 1");
+  BALEEN_ASSIGN_OR_RETURN(options.numerics, NumericsFrom(config.numerics(), options.device));
+  return options;
+}
+
+ModelHost::ModelHost() = default;
+ModelHost::~ModelHost() {
+  forward_.reset();
+  weights_.reset();
+  if (pool_ != nullptr) backend_->Free(pool_);
+}
+
+absl::StatusOr<std::unique_ptr<ModelHost>> ModelHost::Create(const ModelOptions& options,
+                                                             Split split, int index, int size) {
+  std::unique_ptr<ModelHost> host(new ModelHost);
+  host->options_ = options;
+  BALEEN_ASSIGN_OR_RETURN(model::ModelConfig config, model::LoadModelConfig(options.directory));
+  host->config_ = std::make_unique<model::ModelConfig>(std::move(config));
+  BALEEN_RETURN_IF_ERROR(host->ChooseShard(split, index, size));
+  BALEEN_ASSIGN_OR_RETURN(host->backend_, MakeBackend(options));
+  BALEEN_ASSIGN_OR_RETURN(host->weights_, model::LoadWeights(*host->backend_, options.directory,
+                                                             *host->config_, host->shard_));
+  BALEEN_RETURN_IF_ERROR(host->MakePool());
+  BALEEN_RETURN_IF_ERROR(host->MakeFingerprint());
+  return host;
+}
+
+absl::Status ModelHost::ChooseShard(Split split, int index, int size) {
+  const model::ModelConfig& config = *config_;
+  if (index < 0 || index >= size)
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.index: ", index, " in a group of worker.size ", size));
+  const bool mtp = options_.drafts > 0;
+  if (mtp && !config.has_mtp())
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.drafts: ", options_.drafts, ", but the checkpoint has no MTP module"));
+  if (split == Split::kPipelineStage && size > config.num_hidden_layers)
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.size: ", size, " stages for ", config.num_hidden_layers, " layers"));
+  if (split == Split::kExpertRank && config.n_routed_experts % size != 0)
+    return absl::InvalidArgumentError(absl::StrCat("worker.size: ", size, " ranks do not divide ",
+                                                   config.n_routed_experts, " experts"));
+  if (options_.max_context > config.max_position_embeddings)
+    return absl::InvalidArgumentError(absl::StrCat("worker.max_context: ", options_.max_context,
+                                                   " is over the checkpoint's ",
+                                                   config.max_position_embeddings));
+  if (options_.max_context == 0) options_.max_context = config.max_position_embeddings;
+  shard_ = split == Split::kPipelineStage ? model::PipelineStage(config, mtp, index, size)
+                                          : model::ExpertRank(config, mtp, index, size);
+  const model::Shard whole = model::WholeModel(config, mtp);
+  layout_ = model::LayoutOf(config, shard_, options_.numerics);
+  whole_layout_ = model::LayoutOf(config, whole, options_.numerics);
+  stage_offset_ = model::StageOffset(config, shard_, options_.numerics);
+  return absl::OkStatus();
+}
+
+absl::Status ModelHost::MakePool() {
+  BALEEN_ASSIGN_OR_RETURN(pages_, engine::PlanPages({.requested_pages = options_.pages,
+                                                     .page_bytes = layout_.PageBytes(),
+                                                     .bytes_available = engine::CpuPoolBytes(),
+                                                     .max_context = options_.max_context}));
+  const size_t bytes = static_cast<size_t>(pages_) * layout_.PageBytes();
+  pool_ = static_cast<std::byte*>(backend_->Allocate(bytes));
+  if (pool_ == nullptr)
+    return absl::ResourceExhaustedError(
+        absl::StrCat("page pool: no memory for ", pages_, " pages, ", bytes, " bytes"));
+  spdlog::info("layers {}..{}{}, experts {}..{}; page pool: {} pages of {} bytes, {} tokens",
+               shard_.first_layer, shard_.end_layer - 1, shard_.mtp ? " and MTP" : "",
+               shard_.first_expert, shard_.end_expert - 1, pages_, layout_.PageBytes(),
+               int64_t{pages_} * kPageTokens);
+  return absl::OkStatus();
+}
+
+absl::Status ModelHost::MakeFingerprint() {
+  std::string tokenizer_hash;
+  BALEEN_ASSIGN_OR_RETURN(vocabulary_,
+                          LoadVocabulary(options_.directory, *config_, &tokenizer_hash));
+  const auto number = [](auto n) { return absl::StrCat(n); };
+  fingerprint_ = {
+      {"protocol", number(int{kv_transfer::kProtocolVersion})},
+      {"model", FileHash(options_.directory + "/config.json")},
+      {"weights", FileHash(options_.directory + "/model.safetensors.index.json")},
+      {"tokenizer", tokenizer_hash},
+      {"numerics", options_.numerics == Numerics::kExact ? "exact" : "fp8"},
+      {"cache_layout", number(kKvLayoutVersion)},
+      {"page_tokens", number(kPageTokens)},
+      {"cached_layers", number(whole_layout_.layers)},
+      {"layer_bytes", number(whole_layout_.LayerBytes())},
+      {"drafts", number(options_.drafts)},
+      {"max_context", number(options_.max_context)},
+  };
+  return absl::OkStatus();
+}
+
+absl::Status ModelHost::BuildForward(const ForwardLimits& limits, model::ExpertExchange* exchange) {
+  BALEEN_CHECK(forward_ == nullptr);
+  if (exchange == nullptr) {
+    own_exchange_ = std::make_unique<model::InProcessExchange>();
+    exchange = own_exchange_.get();
+  }
+  BALEEN_ASSIGN_OR_RETURN(forward_,
+                          model::Forward::Create(*backend_, *config_, *weights_, *exchange, shard_,
+                                                 {.numerics = options_.numerics,
+                                                  .layout = layout_,
+                                                  .pool = pool_,
+                                                  .max_rows = limits.max_rows,
+                                                  .max_sequences = limits.max_sequences,
+                                                  .max_head_rows = limits.max_head_rows,
+                                                  .max_context = options_.max_context}));
+  return absl::OkStatus();
+}
+
+}  // namespace baleen::worker
