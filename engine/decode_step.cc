@@ -102,7 +102,7 @@ void DecodeStep::Verify(std::span<DecodeSequence* const> sequences,
 StepOutput DecodeStep::VerifyOne(DecodeSequence& sequence, std::span<const float> logits,
                                  size_t width) {
   StepOutput output;
-  const auto walk = WalkDrafts(sequence.drafts, [&](int row) -> absl::StatusOr<Choice> {
+  const auto emitted = WalkDrafts(sequence.drafts, [&](int row) -> absl::StatusOr<Choice> {
     const std::span<const float> row_logits = logits.subspan(row * width, width);
     BALEEN_ASSIGN_OR_RETURN(const int32_t token,
                             sampler_.Sample(row_logits, sequence.sampling, sequence.history,
@@ -116,9 +116,9 @@ StepOutput DecodeStep::VerifyOne(DecodeSequence& sequence, std::span<const float
     output.tokens.push_back(token);
     return Choice{.token = token, .ends = sequence.finish != FinishReason::kNone};
   });
-  if (!walk.ok()) return {.status = walk.status()};
+  if (!emitted.ok()) return {.status = emitted.status()};
   ++sequence.steps;
-  sequence.accepted_drafts += walk->accepted;
+  sequence.accepted_drafts += *emitted - 1;
   return output;
 }
 

@@ -25,7 +25,7 @@ struct DecodeSequence {
   model::TokenHistory history;
   FinishReason finish = FinishReason::kNone;
   int steps = 0;            // verify steps
-  int accepted_drafts = 0;  // of all steps
+  int accepted_drafts = 0;  // of all steps: tokens beyond one a step
 
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
 };

@@ -4,17 +4,13 @@
 
 namespace baleen::engine {
 
-absl::StatusOr<Accepted> WalkDrafts(std::span<const int32_t> drafts,
-                                    const std::function<absl::StatusOr<Choice>(int row)>& choose) {
-  Accepted walk;
-  for (int row = 0; row <= static_cast<int>(drafts.size()); ++row) {
+absl::StatusOr<int> WalkDrafts(std::span<const int32_t> drafts,
+                               const std::function<absl::StatusOr<Choice>(int row)>& choose) {
+  const int last = static_cast<int>(drafts.size());
+  for (int row = 0;; ++row) {
     BALEEN_ASSIGN_OR_RETURN(const Choice choice, choose(row));
-    ++walk.emitted;
-    const bool hit = row < static_cast<int>(drafts.size()) && choice.token == drafts[row];
-    if (hit) ++walk.accepted;
-    if (!hit || choice.ends) break;
+    if (row == last || choice.token != drafts[row] || choice.ends) return row + 1;
   }
-  return walk;
 }
 
 }  // namespace baleen::engine

@@ -8,23 +8,16 @@
 
 namespace baleen::engine {
 
-// How one verify step of one sequence went.
-struct Accepted {
-  int emitted = 0;  // tokens chosen, 1 ... drafts + 1
-  int accepted =
-      0;  // drafts among them: emitted - 1, or emitted when the last one stopped on a hit
-};
-
 // Rule (c) of section 3.8 of docs/model.md. choose(i) samples the token after row i (row 0 holds
 // the last known token, row i draft i) from the target distribution, given that drafts 1..i were
 // accepted, records it, and says whether the sequence ends with it. Walks upward and stops at the
 // first token that differs from its draft, or ends. The law of what is emitted is the target's for
-// any drafts whatsoever.
+// any drafts whatsoever. Returns how many tokens were chosen, 1 ... drafts + 1.
 struct Choice {
   int32_t token = 0;
   bool ends = false;
 };
-absl::StatusOr<Accepted> WalkDrafts(std::span<const int32_t> drafts,
-                                    const std::function<absl::StatusOr<Choice>(int row)>& choose);
+absl::StatusOr<int> WalkDrafts(std::span<const int32_t> drafts,
+                               const std::function<absl::StatusOr<Choice>(int row)>& choose);
 
 }  // namespace baleen::engine

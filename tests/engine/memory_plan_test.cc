@@ -1,0 +1,62 @@
+#include "engine/memory_plan.h"
+
+#include "tests/testing/status_matchers.h"
+
+namespace baleen::engine {
+namespace {
+
+using ::baleen::testing::StatusIs;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST(PlanPages, FillsWhatIsAvailable) {
+  EXPECT_EQ(
+      PlanPages({.page_bytes = 1000, .bytes_available = 500'999, .max_context = 1024}).value(),
+      500);
+}
+
+TEST(PlanPages, TakesNoMoreThanIsUseful) {
+  EXPECT_EQ(PlanPages({.page_bytes = 1, .bytes_available = 1 << 20, .max_context = 1000}).value(),
+            16 * 64);
+}
+
+TEST(PlanPages, TakesTheConfiguredCount) {
+  EXPECT_EQ(
+      PlanPages(
+          {.requested_pages = 3, .page_bytes = 10, .bytes_available = 30, .max_context = 9999})
+          .value(),
+      3);
+}
+
+TEST(PlanPages, NamesBytesWantedAndAvailable) {
+  const auto refused =
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               AllOf(HasSubstr("16 pages need 16000 bytes"), HasSubstr("15999 are available")));
+  EXPECT_THAT(PlanPages({.page_bytes = 1000, .bytes_available = 15'999, .max_context = 1000}),
+              refused);
+  EXPECT_THAT(PlanPages({.requested_pages = 16, .page_bytes = 1000, .bytes_available = 15'999}),
+              refused);
+}
+
+TEST(DecodePages, HoldPromptAnswerAndProvisionalRows) {
+  EXPECT_EQ(DecodePages(60, 4, 0, 1000), 1);
+  EXPECT_EQ(DecodePages(60, 4, 1, 1000), 2);
+  EXPECT_EQ(DecodePages(100, 100000, 3, 1000), 16);
+  EXPECT_EQ(DecodePages(1, int64_t{1} << 31, 3, 1 << 30), 1 << 24);
+}
+
+TEST(PrefillPages, HoldPromptAndDraftRows) {
+  EXPECT_EQ(PrefillPages(64, 0, 1000), 1);
+  EXPECT_EQ(PrefillPages(64, 1, 1000), 1);
+  EXPECT_EQ(PrefillPages(64, 2, 1000), 2);
+  EXPECT_EQ(PrefillPages(63, 2, 1000), 1);
+  EXPECT_EQ(PrefillPages(63, 3, 64), 1);
+}
+
+TEST(CpuPoolBytes, IsAPlausibleAmount) {
+  EXPECT_GE(CpuPoolBytes(), size_t{256} << 20);
+  EXPECT_LT(CpuPoolBytes(), size_t{1} << 44);
+}
+
+}  // namespace
+}  // namespace baleen::engine
