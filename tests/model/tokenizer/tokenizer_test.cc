@@ -106,6 +106,7 @@ TEST(Tokenizer, KnowsWhichIdsHaveATokenAndOfWhatKind) {
   BALEEN_ASSERT_OK(tokenizer);
   const Tokenizer& t = **tokenizer;
   EXPECT_EQ(t.vocab_limit(), 401);
+  EXPECT_EQ(t.max_token_bytes(), absl::string_view("<｜begin▁of▁sentence｜>").size());
   EXPECT_TRUE(t.HasToken(0) && t.IsAdded(0) && t.IsSpecial(0));
   EXPECT_TRUE(t.HasToken(400) && t.IsAdded(400) && !t.IsSpecial(400));
   EXPECT_TRUE(t.HasToken(3) && !t.IsAdded(3) && !t.IsSpecial(3));
@@ -193,7 +194,7 @@ TEST(Tokenizer, LoadsAVocabularyOfFullSizeWithMergesInEitherForm) {
     const std::clock_t start = std::clock();
     const auto tokenizer = Tokenizer::Parse(json, "full");
     // Measured: see bench/tokenizer_bench. The slack is for sanitizers.
-    EXPECT_LT(std::clock() - start, 10 * CLOCKS_PER_SEC);
+    EXPECT_LT(std::clock() - start, 30 * CLOCKS_PER_SEC);
     BALEEN_ASSERT_OK(tokenizer);
     EXPECT_EQ((*tokenizer)->vocab_limit(), 128815);
     const std::string text =
