@@ -1,0 +1,61 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "decode_worker/decode_metrics.h"
+#include "decode_worker/rank_mesh.h"
+#include "decode_worker/request_table.h"
+#include "decode_worker/step_agreement.h"
+#include "engine/decode_step.h"
+
+namespace baleen::decode_worker {
+
+// The steps of one rank: take what is ready, agree with the other ranks, step together, emit.
+//
+// All ranks step whenever one of them has a sequence; a rank without one joins with zero rows,
+// because its experts are needed. When no rank has work all of them sleep; the first one to get
+// work wakes the others with its proposal for the next step.
+//
+// Threads: Run on the step thread; Stop, RequestExit, accept_length from any.
+class DecodeLoop {
+ public:
+  // All must outlive it; `table`'s wake must call mesh.Wake.
+  DecodeLoop(RankMesh& mesh, RequestTable& table, engine::DecodeStep& step, DecodeMetrics& metrics)
+      : mesh_(mesh), table_(table), step_(step), metrics_(metrics) {}
+
+  // Until all ranks are drained and one was asked to exit (Ok), Stop (Cancelled), or the group
+  // breaks (its error). What is left in the table then is cancelled with that status.
+  absl::Status Run();
+
+  // This rank's process wants to end once the whole group is drained.
+  void RequestExit();
+  // Leaves without the other ranks, at once or after the running step.
+  void Stop();
+
+  // Tokens a verify step, lately; 0 before the first.
+  double accept_length() const { return accept_length_.load(std::memory_order_relaxed); }
+
+ private:
+  using Running = RequestTable::Running;
+
+  absl::Status RunUntilExit();
+  void TakeChanges();
+  StepProposal Propose() const;
+  absl::Status Step();
+  void Emit(Running& running, engine::StepOutput& output);
+
+  RankMesh& mesh_;
+  RequestTable& table_;
+  engine::DecodeStep& step_;
+  DecodeMetrics& metrics_;
+
+  std::vector<std::unique_ptr<Running>> running_;
+  std::vector<engine::DecodeSequence*> batch_;
+  std::atomic<bool> exit_ = false;
+  std::atomic<double> accept_length_ = 0;
+};
+
+}  // namespace baleen::decode_worker
