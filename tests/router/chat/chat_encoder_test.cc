@@ -1,5 +1,6 @@
 #include "router/chat/chat_encoder.h"
 
+#include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -171,6 +172,16 @@ TEST(ChatEncoderV32, ContinuesTheFinalAssistantMessage) {
   BALEEN_ASSERT_OK(thinking);
   EXPECT_THAT(thinking->text, EndsWith("<｜Assistant｜><think>story</think>Once upon"));
   EXPECT_FALSE(thinking->starts_in_reasoning);
+}
+
+TEST(ChatEncoderV32, EqualsThePythonRendererOnRandomRequests) {
+  std::ifstream file(BALEEN_SOURCE_DIR "/tests/router/chat/chat_golden.jsonl");
+  std::string request, hash;
+  int count = 0;
+  for (; std::getline(file, request) && std::getline(file, hash); ++count) {
+    ASSERT_EQ(Sha256Hex(Text(request)), hash) << request << "\n" << Text(request);
+  }
+  EXPECT_EQ(count, 200);
 }
 
 TEST(ChatEncoderV31, PlainTurnsAndThinking) {
