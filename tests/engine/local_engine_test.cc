@@ -2,7 +2,6 @@
 
 #include <map>
 
-#include "engine/local_exchange.h"
 #include "gmock/gmock.h"
 #include "tests/testing/fake_pool.h"
 #include "tests/testing/status_matchers.h"
