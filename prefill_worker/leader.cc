@@ -73,47 +73,28 @@ absl::Status Leader::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
           absl::StrCat("prefill queue is full: ", options_.max_queued, " requests"));
     if (!known_.insert(job.attempt).second)
       return absl::AlreadyExistsError("attempt: is here already");
-    inbox_.submissions.push_back({std::move(job), std::move(sink)});
+    inbox_.push_back(Submission{std::move(job), std::move(sink)});
   }
   changed_.NotifyAll();
   return absl::OkStatus();
 }
 
-void Leader::Cancel(AttemptId attempt) {
+void Leader::Push(Event event) {
   {
     MutexLock lock(mu_);
-    inbox_.cancels.push_back(attempt);
+    inbox_.push_back(std::move(event));
   }
   changed_.NotifyAll();
 }
 
-void Leader::Granted(AttemptId attempt) {
-  {
-    MutexLock lock(mu_);
-    inbox_.grants.push_back(attempt);
-  }
-  changed_.NotifyAll();
-}
-
-void Leader::Report(StageReport report) {
-  {
-    MutexLock lock(mu_);
-    inbox_.reports.push_back(std::move(report));
-  }
-  changed_.NotifyAll();
-}
+void Leader::Cancel(AttemptId attempt) { Push(Cancellation{attempt}); }
+void Leader::Granted(AttemptId attempt) { Push(GrantNotice{attempt}); }
+void Leader::Report(StageReport report) { Push(std::move(report)); }
+void Leader::FlushCache() { Push(Flush{}); }
 
 void Leader::Drain(bool on) {
   MutexLock lock(mu_);
   draining_ = on;
-}
-
-void Leader::FlushCache() {
-  {
-    MutexLock lock(mu_);
-    inbox_.flush = true;
-  }
-  changed_.NotifyAll();
 }
 
 void Leader::Stop() {
@@ -138,7 +119,7 @@ Leader::Load Leader::load() const {
 
 std::optional<BatchHeader> Leader::NextBatch() {
   for (bool wait = false;; wait = true) {
-    Apply(TakeInbox(wait));
+    for (Event& event : TakeInbox(wait)) std::visit([this](auto& e) { Apply(e); }, event);
     {
       MutexLock lock(mu_);
       if (stopped_) return std::nullopt;
@@ -151,34 +132,34 @@ std::optional<BatchHeader> Leader::NextBatch() {
   }
 }
 
-Leader::Inbox Leader::TakeInbox(bool wait) {
+std::vector<Leader::Event> Leader::TakeInbox(bool wait) {
   MutexLock lock(mu_);
   while (wait && inbox_.empty() && !stopped_) changed_.Wait(mu_);
   return std::exchange(inbox_, {});
 }
 
-void Leader::Apply(Inbox inbox) {
-  for (Submission& s : inbox.submissions) {
-    auto attempt = std::make_unique<Attempt>();
-    attempt->job = std::move(s.job);
-    attempt->sink = std::move(s.sink);
-    attempt->arrived = SteadyClock().Now();
-    order_of_[attempt->job.attempt] = next_order_;
-    attempts_[next_order_++] = std::move(attempt);
-  }
-  for (AttemptId id : inbox.cancels) Fail(id, absl::CancelledError("cancelled by the router"));
-  for (AttemptId id : inbox.grants) {
-    Attempt* attempt = Find(id);
-    if (attempt == nullptr || !attempt->started || attempt->granted) continue;
-    attempt->granted = true;
-    ungranted_tokens_ -= attempt->total();
-    grant_wait_seconds_.Observe(SecondsSince(attempt->begun));
-  }
-  for (const StageReport& report : inbox.reports) ApplyReport(report);
-  if (inbox.flush) cache_.Flush();
+void Leader::Apply(Submission& submission) {
+  auto attempt = std::make_unique<Attempt>();
+  attempt->job = std::move(submission.job);
+  attempt->sink = std::move(submission.sink);
+  attempt->arrived = SteadyClock().Now();
+  order_of_[attempt->job.attempt] = next_order_;
+  attempts_[next_order_++] = std::move(attempt);
 }
 
-void Leader::ApplyReport(const StageReport& report) {
+void Leader::Apply(const Cancellation& cancellation) {
+  Fail(cancellation.attempt, absl::CancelledError("cancelled by the router"));
+}
+
+void Leader::Apply(const GrantNotice& grant) {
+  Attempt* attempt = Find(grant.attempt);
+  if (attempt == nullptr || !attempt->started || attempt->granted) return;
+  attempt->granted = true;
+  ungranted_tokens_ -= attempt->total();
+  grant_wait_seconds_.Observe(SecondsSince(attempt->begun));
+}
+
+void Leader::Apply(const StageReport& report) {
   if (report.kind == StageReport::Kind::kBatchDone) return OnBatchDone(report.batch);
   Attempt* attempt = Find(report.attempt);
   if (attempt == nullptr) return;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -84,21 +85,23 @@ class Leader {
     PrefillJob job;
     std::shared_ptr<PrefillSink> sink;
   };
-  // What other threads have for the step thread.
-  struct Inbox {
-    std::vector<Submission> submissions;
-    std::vector<AttemptId> cancels, grants;
-    std::vector<StageReport> reports;
-    bool flush = false;
-    bool empty() const {
-      return submissions.empty() && cancels.empty() && grants.empty() && reports.empty() && !flush;
-    }
+  struct Cancellation {
+    AttemptId attempt;
   };
+  struct GrantNotice {
+    AttemptId attempt;
+  };
+  struct Flush {};
+  // What other threads have for the step thread, in order of arrival: the first error wins (R7).
+  using Event = std::variant<Submission, Cancellation, GrantNotice, StageReport, Flush>;
 
   // Step thread:
-  Inbox TakeInbox(bool wait) ABSL_LOCKS_EXCLUDED(mu_);
-  void Apply(Inbox inbox);
-  void ApplyReport(const StageReport& report);
+  std::vector<Event> TakeInbox(bool wait) ABSL_LOCKS_EXCLUDED(mu_);
+  void Apply(Submission& submission);
+  void Apply(const Cancellation& cancellation);
+  void Apply(const GrantNotice& grant);
+  void Apply(const StageReport& report);
+  void Apply(const Flush&) { cache_.Flush(); }
   void OnBatchDone(uint64_t number);
   void Fail(AttemptId id, const absl::Status& why);
   void Finish(Attempt& attempt);
@@ -109,6 +112,8 @@ class Leader {
   void PlanEntries(BatchHeader& header);
   Attempt* Find(AttemptId id);
   void PublishLoad() ABSL_LOCKS_EXCLUDED(mu_);
+
+  void Push(Event event) ABSL_LOCKS_EXCLUDED(mu_);
 
   const LeaderOptions options_;
   engine::PagePool pool_;
@@ -129,7 +134,7 @@ class Leader {
 
   mutable Mutex mu_;
   CondVar changed_;
-  Inbox inbox_ ABSL_GUARDED_BY(mu_);
+  std::vector<Event> inbox_ ABSL_GUARDED_BY(mu_);
   std::set<AttemptId> known_ ABSL_GUARDED_BY(mu_);  // submitted and not finished
   Load load_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

@@ -10,7 +10,8 @@ MemberInfo FromProto(const v1::Member& member) {
           .grpc_address = member.grpc_address(),
           .transport_address = member.transport_address(),
           .pid = member.pid(),
-          .metrics_address = member.metrics_address()};
+          .metrics_address = member.metrics_address(),
+          .pages = member.pages()};
 }
 
 v1::Member ToProto(const MemberInfo& member) {
@@ -21,6 +22,7 @@ v1::Member ToProto(const MemberInfo& member) {
   proto.set_transport_address(member.transport_address);
   proto.set_pid(member.pid);
   proto.set_metrics_address(member.metrics_address);
+  proto.set_pages(member.pages);
   return proto;
 }
 

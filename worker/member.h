@@ -19,6 +19,7 @@ struct MemberInfo {
   std::string transport_address;  // opaque, for kv_transfer's Connect
   int pid = 0;
   std::string metrics_address;  // host:port
+  int pages = 0;                // of its page pool
 };
 
 MemberInfo FromProto(const v1::Member& member);

@@ -1,0 +1,389 @@
+#include "prefill_worker/server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/status_macros.h"
+#include "grpcpp/impl/service_type.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "kv_transfer/kv_sender.h"
+#include "kv_transfer/link_table.h"
+#include "kv_transfer/ucx/ucx_transport.h"
+#include "model/config.h"
+#include "prefill_worker/prefill_service.h"
+#include "prefill_worker/stage_loop.h"
+#include "proto/config.pb.h"
+#include "worker/directory_client.h"
+#include "worker/group.h"
+#include "worker/model_host.h"
+#include "worker/ready_file.h"
+
+namespace baleen::prefill_worker {
+namespace {
+
+template <typename Config>
+int Or(bool present, Config value, int otherwise) {
+  return present ? static_cast<int>(value) : otherwise;
+}
+
+// Rows of one Logits call: more prompts than this that end in one batch take several calls.
+constexpr int kHeadRows = 64;
+
+absl::Status Check(const v1::PrefillConfig& config) {
+  const v1::WorkerConfig& w = config.worker();
+  if (w.group().empty()) return absl::InvalidArgumentError("worker.group: missing");
+  if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
+  if (w.index() > 0 && w.leader().empty())
+    return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
+  if (config.has_chunk_tokens() && config.chunk_tokens() < kPageTokens)
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunk_tokens: ", config.chunk_tokens(), " is below a page's ", kPageTokens));
+  if (config.has_max_sequences() && config.max_sequences() < 1)
+    return absl::InvalidArgumentError("max_sequences: below 1");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Declared in the order of dependence; destroyed in reverse.
+struct Server::Parts {
+  Parts(const v1::PrefillConfig& config, ShutdownSignal& shutdown)
+      : config(config), shutdown(shutdown) {}
+  ~Parts();
+
+  absl::Status Build();
+  absl::Status BuildTransfer();
+  absl::Status BuildServices();
+  void OnFormed(const std::vector<worker::MemberInfo>& members, Incarnation group);
+  worker::GroupCallbacks GroupCallbacksOf();
+  worker::Load LoadNow() const;
+  void Register(const std::vector<worker::MemberInfo>& members, Incarnation group);
+  absl::Status Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink);
+  void OnReport(StageReport report);
+  void StartLoop();
+
+  bool leads() const { return config.worker().index() == 0; }
+  bool last() const { return config.worker().index() == config.worker().size() - 1; }
+  std::string Name() const {
+    return absl::StrCat(config.worker().group(), "/", config.worker().index());
+  }
+  TimePoint DrainDeadline() const {
+    return SteadyClock().Now() +
+           std::chrono::milliseconds(Or(config.worker().has_drain_timeout_ms(),
+                                        config.worker().drain_timeout_ms(), 60000));
+  }
+  // nullptr until the group is formed.
+  Leader* leader() const { return formed.load() ? leader_owner.get() : nullptr; }
+
+  const v1::PrefillConfig config;
+  ShutdownSignal& shutdown;
+  const Incarnation incarnation{RandomId()};
+  Metrics metrics;
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<worker::ModelHost> host;
+  std::unique_ptr<kv_transfer::Transport> transport;
+  std::unique_ptr<kv_transfer::LinkTable> links;
+  std::unique_ptr<Pipeline> pipeline;
+  std::unique_ptr<HandOverLedger> ledger;
+  std::unique_ptr<kv_transfer::KvSender> sender;
+  std::unique_ptr<engine::PrefillStep> step;
+  std::unique_ptr<Stage> stage;
+  std::unique_ptr<Leader> leader_owner;
+  std::unique_ptr<StageLoop> loop;
+  std::atomic<bool> formed = false;
+  std::promise<void> stopped;  // the leader told this stage to end
+  std::unique_ptr<worker::GroupLeader> group_leader;
+  std::unique_ptr<grpc::Service> service;
+  std::unique_ptr<grpc::Server> grpc_server;
+  std::unique_ptr<worker::GroupMembership> membership;  // stages other than the first
+  Mutex directory_mu;
+  std::unique_ptr<worker::DirectoryClient> directory ABSL_GUARDED_BY(directory_mu);
+};
+
+Server::Parts::~Parts() {
+  // Nothing from outside may arrive any more before the parts go.
+  std::unique_ptr<worker::DirectoryClient> last_words;
+  {
+    MutexLock lock(directory_mu);
+    last_words = std::move(directory);
+  }
+  last_words.reset();
+  membership.reset();
+  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now());
+  if (loop) loop->Stop();
+}
+
+absl::Status Server::Parts::Build() {
+  BALEEN_RETURN_IF_ERROR(Check(config));
+  BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
+  BALEEN_ASSIGN_OR_RETURN(
+      host, worker::ModelHost::Create(options, worker::ModelHost::Split::kPipelineStage,
+                                      config.worker().index(), config.worker().size()));
+  const worker::ForwardLimits limits{
+      .max_rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
+      .max_sequences = Or(config.has_max_sequences(), config.max_sequences(), 64),
+      .max_head_rows = kHeadRows};
+  BALEEN_RETURN_IF_ERROR(host->BuildForward(limits, nullptr));
+  BALEEN_ASSIGN_OR_RETURN(
+      metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
+  BALEEN_RETURN_IF_ERROR(BuildTransfer());
+  step = std::make_unique<engine::PrefillStep>(
+      host->forward(), engine::PrefillStep::Options{.shard = host->shard(),
+                                                    .drafts = host->options().drafts,
+                                                    .max_rows = limits.max_rows,
+                                                    .max_head_rows = kHeadRows,
+                                                    .max_context = host->options().max_context,
+                                                    .vocabulary = host->vocabulary()});
+  stage = std::make_unique<Stage>(
+      *step, *sender, *ledger,
+      Stage::Options{.index = config.worker().index(),
+                     .size = config.worker().size(),
+                     .vocab_size = host->config().vocab_size,
+                     .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
+      metrics);
+  if (!leads()) StartLoop();  // before a batch can arrive
+  return BuildServices();
+}
+
+absl::Status Server::Parts::BuildTransfer() {
+  const v1::WorkerConfig& w = config.worker();
+  BALEEN_ASSIGN_OR_RETURN(
+      transport, kv_transfer::CreateUcxTransport({.name = Name(), .transports = w.transport()}));
+  kv_transfer::LinkOptions options{
+      .name = Name(),
+      .incarnation = incarnation,
+      .fingerprint = host->fingerprint(),
+      .pool = {.base = host->pool(),
+               .page_stride = host->layout().PageBytes(),
+               .page_bytes = host->layout().PageBytes(),
+               .pages = host->pages(),
+               .page_offset = host->stage_offset()},
+      .require_transport = w.require_transport(),
+      .lease = std::chrono::milliseconds(Or(w.has_lease_ms(), w.lease_ms(), 6000))};
+  BALEEN_ASSIGN_OR_RETURN(links, kv_transfer::LinkTable::Create(*transport, options, metrics));
+  pipeline = std::make_unique<Pipeline>(
+      *links, w.index(),
+      Pipeline::Callbacks{
+          .batch = [this](Pipeline::Batch batch) { loop->Enqueue(std::move(batch)); },
+          .report = [this](StageReport r) { OnReport(std::move(r)); },
+          .broken = [this](const absl::Status& why) { shutdown.Request(why); }});
+  ledger = std::make_unique<HandOverLedger>(
+      w.index(), [this](StageReport r) { pipeline->Report(std::move(r)); });
+  uint32_t components = kv_transfer::kComponentLatent;
+  if (host->layout().index_dim > 0) components |= kv_transfer::kComponentIndex;
+  if (host->shard().mtp) components |= kv_transfer::kComponentDraft;
+  sender = kv_transfer::KvSender::Create(
+      *links,
+      {.stage = w.index(),
+       .stages = w.size(),
+       .components = components,
+       .window_chunks = Or(config.has_transfer_window(), config.transfer_window(), 4)},
+      {.closed = [this](AttemptId id, absl::Status s) { ledger->Closed(id, std::move(s)); },
+       .granted =
+           [this](AttemptId id) {
+             if (Leader* l = leader()) l->Granted(id);
+           },
+       .handed_off =
+           [this](AttemptId id) {
+             if (!last()) return;
+             pipeline->Report({.kind = StageReport::Kind::kHandedOff,
+                               .stage = config.worker().index(),
+                               .attempt = id});
+           }},
+      metrics);
+  return absl::OkStatus();
+}
+
+void Server::Parts::StartLoop() {
+  loop = std::make_unique<StageLoop>(StageLoop::Parts{.backend = host->backend(),
+                                                      .forward = host->forward(),
+                                                      .stage = *stage,
+                                                      .pipeline = *pipeline,
+                                                      .leader = leader_owner.get(),
+                                                      .last = last(),
+                                                      .hidden_size = host->config().hidden_size});
+}
+
+void Server::Parts::OnReport(StageReport report) {
+  if (Leader* l = leader()) l->Report(std::move(report));
+}
+
+absl::Status Server::Parts::BuildServices() {
+  const v1::WorkerConfig& w = config.worker();
+  const std::string host_name = w.host().empty() ? "127.0.0.1" : w.host();
+  worker::GroupOptions options{
+      .size = w.size(),
+      .self = {.index = w.index(),
+               .incarnation = incarnation,
+               .transport_address = transport->LocalAddress(),
+               .pid = getpid(),
+               .metrics_address = absl::StrCat(host_name, ":", metrics_server->port()),
+               .pages = host->pages()},
+      .fingerprint = host->fingerprint(),
+      .leader = w.leader(),
+      .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
+  if (!leads()) {
+    membership = worker::JoinGroup(options, GroupCallbacksOf());
+    return absl::OkStatus();
+  }
+  // The port must be known before the group is formed, and the service must stand before the port.
+  service = MakePrefillService({.submit =
+                                    [this](PrefillJob job, std::shared_ptr<PrefillSink> s) {
+                                      return Submit(std::move(job), std::move(s));
+                                    },
+                                .cancel =
+                                    [this](AttemptId id) {
+                                      if (Leader* l = leader()) l->Cancel(id);
+                                    },
+                                .vocab_size = host->config().vocab_size});
+  int port = 0;
+  const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
+  options.self.grpc_address = absl::StrCat(host_name, ":", w.grpc_port());
+  if (w.grpc_port() == 0)
+    return absl::InvalidArgumentError("worker.grpc_port: the leader needs a fixed port");
+  group_leader = worker::GroupLeader::Create(options, GroupCallbacksOf());
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(-1);
+  builder.RegisterService(service.get());
+  builder.RegisterService(group_leader->service());
+  grpc_server = builder.BuildAndStart();
+  if (grpc_server == nullptr || port == 0)
+    return absl::UnavailableError(absl::StrCat("worker.grpc_port: cannot listen on ", listen));
+  group_leader->Start();
+  return absl::OkStatus();
+}
+
+absl::Status Server::Parts::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
+  Leader* l = leader();
+  if (l == nullptr) return absl::UnavailableError("prefill group is starting");
+  return l->Submit(std::move(job), std::move(sink));
+}
+
+worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
+  return {.formed = [this](std::vector<worker::MemberInfo> members,
+                           Incarnation group) { OnFormed(members, group); },
+          .broken = [this](absl::Status why) { shutdown.Request(std::move(why)); },
+          .drain =
+              [this] {
+                // To the leader: a stage got SIGTERM, so the whole group ends in good order.
+                if (leads()) shutdown.Request(absl::OkStatus());
+              },
+          .undrain = [] {},
+          .stop =
+              [this] {
+                stopped.set_value();
+                shutdown.Request(absl::OkStatus());
+              },
+          .flush_cache = [] {},
+          .load = [this] { return LoadNow(); }};
+}
+
+worker::Load Server::Parts::LoadNow() const {
+  worker::Load load{.total_pages = host->pages()};
+  if (Leader* l = leader()) {
+    const Leader::Load now = l->load();
+    load.free_pages = now.free_pages;
+    load.running = now.running;
+    load.waiting = now.waiting;
+    load.waiting_tokens = now.waiting_tokens;
+    load.ungranted_tokens = now.ungranted_tokens;
+  }
+  return load;
+}
+
+void Server::Parts::OnFormed(const std::vector<worker::MemberInfo>& members, Incarnation group) {
+  if (leads()) {
+    int pages = host->pages();
+    for (const worker::MemberInfo& member : members) pages = std::min(pages, member.pages);
+    leader_owner = std::make_unique<Leader>(
+        LeaderOptions{
+            .stages = config.worker().size(),
+            .chunk = {.rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
+                      .sequences = Or(config.has_max_sequences(), config.max_sequences(), 64)},
+            .pages = pages,
+            .drafts = host->options().drafts,
+            .max_context = host->options().max_context,
+            .prefix_cache = !config.has_prefix_cache() || config.prefix_cache(),
+            .max_ungranted_tokens =
+                Or(config.has_max_ungranted_tokens(), config.max_ungranted_tokens(), 262144),
+            .max_queued = Or(config.has_max_queued(), config.max_queued(), 4096)},
+        metrics);
+  }
+  if (leads()) StartLoop();
+  pipeline->Connect(members);
+  formed.store(true);
+  if (leads()) Register(members, group);
+  const absl::Status written = worker::WriteReadyFile(
+      config.worker().ready_file(), config.worker().grpc_port(), metrics_server->port());
+  if (!written.ok()) shutdown.Request(written);
+  spdlog::info("group {} of {} stages is formed", config.worker().group(), members.size());
+}
+
+void Server::Parts::Register(const std::vector<worker::MemberInfo>& members, Incarnation group) {
+  MutexLock lock(directory_mu);
+  directory = worker::DirectoryClient::Create(
+      {config.worker().routers().begin(), config.worker().routers().end()},
+      {.role = worker::Role::kPrefill,
+       .group = config.worker().group(),
+       .incarnation = group,
+       .members = members,
+       .fingerprint = host->fingerprint(),
+       .max_context = host->options().max_context,
+       .pool_tokens = int64_t{host->pages()} * kPageTokens,
+       .drafts = host->options().drafts},
+      {.loads = [this] { return group_leader->Loads(); },
+       .drain =
+           [this] {
+             leader()->Drain(true);
+             MutexLock inner(directory_mu);
+             if (directory) directory->SetState(worker::State::kDraining);
+           },
+       .undrain =
+           [this] {
+             leader()->Drain(false);
+             MutexLock inner(directory_mu);
+             if (directory) directory->SetState(worker::State::kReady);
+           },
+       .flush_cache = [this] { leader()->FlushCache(); }});
+  directory->SetState(worker::State::kReady);
+}
+
+Server::Server() = default;
+Server::~Server() = default;
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::PrefillConfig& config,
+                                                       ShutdownSignal& shutdown) {
+  std::unique_ptr<Server> server(new Server);
+  server->parts_ = std::make_unique<Parts>(config, shutdown);
+  BALEEN_RETURN_IF_ERROR(server->parts_->Build());
+  return server;
+}
+
+void Server::Drain() {
+  Parts& p = *parts_;
+  const TimePoint deadline = p.DrainDeadline();
+  if (!p.leads()) {
+    p.membership->Drain();
+    p.stopped.get_future().wait_until(deadline);
+    return;
+  }
+  if (Leader* leader = p.leader()) {
+    leader->Drain(true);
+    {
+      MutexLock lock(p.directory_mu);
+      if (p.directory) p.directory->SetState(worker::State::kDraining);
+    }
+    if (!leader->WaitIdle(deadline)) spdlog::warn("drain_timeout_ms is over, work is left");
+  }
+  p.group_leader->Stop();
+}
+
+}  // namespace baleen::prefill_worker

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "common/mutex.h"
+#include "kernels/backend.h"
+#include "kv_transfer/buffer.h"
+#include "model/forward.h"
+#include "prefill_worker/leader.h"
+#include "prefill_worker/pipeline.h"
+#include "prefill_worker/stage.h"
+
+namespace baleen::prefill_worker {
+
+// The step thread of one stage: takes the next batch (from the leader's queue on stage 0, from the
+// previous stage elsewhere), executes it, and passes it on. While it computes, the previous stage
+// is already at the next batch and the transport pushes the pages of the last one.
+//
+// Threads: owns one; Enqueue and Stop from any.
+class StageLoop {
+ public:
+  struct Parts {
+    kernels::Backend& backend;
+    model::Forward& forward;
+    Stage& stage;
+    Pipeline& pipeline;
+    Leader* leader = nullptr;  // on stage 0
+    bool last = false;
+    int hidden_size = 0;
+  };
+  explicit StageLoop(const Parts& parts);
+  ~StageLoop();  // Stop, join
+
+  // A batch came from the previous stage.
+  void Enqueue(Pipeline::Batch batch) ABSL_LOCKS_EXCLUDED(mu_);
+  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  void Run();
+  std::optional<Pipeline::Batch> Next() ABSL_LOCKS_EXCLUDED(mu_);
+  void PassOn(const BatchHeader& header);
+
+  const Parts parts_;
+  const std::shared_ptr<kv_transfer::BufferPool> buffers_;
+  Mutex mu_;
+  CondVar arrived_;
+  std::deque<Pipeline::Batch> queue_ ABSL_GUARDED_BY(mu_);
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread thread_;
+};
+
+}  // namespace baleen::prefill_worker
