@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,10 +46,15 @@ class Goldens {
   std::unique_ptr<model::SafetensorsFile> file_;
 };
 
+// Infinite when one of the values is no number.
 inline float MaxAbsDifference(std::span<const float> a, std::span<const float> b) {
   BALEEN_CHECK(a.size() == b.size());
   float most = 0;
-  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
+  for (size_t i = 0; i < a.size(); ++i) {
+    const float difference = std::abs(a[i] - b[i]);
+    if (std::isnan(difference)) return std::numeric_limits<float>::infinity();
+    most = std::max(most, difference);
+  }
   return most;
 }
 
