@@ -43,8 +43,7 @@ struct Link {
   absl::Status reason;
   EndpointId endpoint;
   bool endpoint_closed = false;
-  bool one_connection = false;  // the peer's frames come over our own endpoint
-  uint64_t peer_token = 0;      // 0: no Hello yet
+  uint64_t peer_token = 0;  // 0: no Hello yet
   bool accepted = false, accepted_by_peer = false;
   Hello hello;  // the peer's
   RemoteKeyId pool_key;
@@ -96,10 +95,10 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
  private:
   Link& Open(const PeerAddress& peer);
   Link* Get(LinkId id) const;
-  void OnMessage(EndpointId via, std::span<const std::byte> header, Buffer payload);
-  void OnControl(Link& link, EndpointId via, const Frame& frame, Buffer payload);
+  void OnMessage(std::span<const std::byte> header, Buffer payload);
+  void OnControl(Link& link, const Frame& frame, Buffer payload);
   void OnHello(const Hello& hello);
-  void OnHelloReply(Link& link, EndpointId via, const HelloReply& reply);
+  void OnHelloReply(Link& link, const HelloReply& reply);
   void OnProbe(Link& link, const Probe& probe);
   void OnProbeReply(Link& link, const ProbeReply& reply);
   void Accept(Link& link, const Hello& hello);
@@ -153,8 +152,8 @@ absl::Status LinkTable::Core::Start() {
     BALEEN_ASSIGN_OR_RETURN(pool_.remote_key, transport_.PackRemoteKey(region));
   }
   transport_.SetReceiver(
-      [weak = weak_from_this()](EndpointId via, std::span<const std::byte> header, Buffer payload) {
-        if (auto core = weak.lock()) core->OnMessage(via, header, std::move(payload));
+      [weak = weak_from_this()](std::span<const std::byte> header, Buffer payload) {
+        if (auto core = weak.lock()) core->OnMessage(header, std::move(payload));
       });
   transport_.SetFailureObserver(Weakly([](Core& core, EndpointId endpoint, absl::Status why) {
     core.OnEndpointFailed(endpoint, why);
@@ -196,6 +195,7 @@ Link& LinkTable::Core::Open(const PeerAddress& peer) {
     return link;
   }
   link.endpoint = *endpoint;
+  link.fence = transport_.FenceOf(link.endpoint);
   SendHello(link);
   return link;
 }
@@ -279,19 +279,17 @@ void LinkTable::Core::Refuse(Link& link, const std::string& why) {
                    }));
 }
 
-void LinkTable::Core::OnHelloReply(Link& link, EndpointId via, const HelloReply& reply) {
+void LinkTable::Core::OnHelloReply(Link& link, const HelloReply& reply) {
   if (!reply.refused.empty())
     return Fail(link, absl::FailedPreconditionError(
                           absl::StrCat("refused by ", link.peer.name, ": ", reply.refused)));
-  link.one_connection = via == link.endpoint;
   link.accepted_by_peer = true;
   MaybeHandshaken(link);
 }
 
 void LinkTable::Core::MaybeHandshaken(Link& link) {
   if (link.state != LinkState::kConnecting || !link.accepted || !link.accepted_by_peer) return;
-  link.fence =
-      link.one_connection ? transport_.FenceOf(link.endpoint) : Transport::Fence::kPeerDeath;
+  link.fence = transport_.FenceOf(link.endpoint);
   if (const absl::Status wire = CheckWire(link); !wire.ok()) {
     SendOwned(link.id, uint8_t(Bye::kType), Encode(Bye{.reason = std::string(wire.message())}));
     return Fail(link, wire);
@@ -392,7 +390,7 @@ void LinkTable::Core::SendOwned(LinkId id, uint8_t type, Bytes payload) {
   Send(id, type, {}, {&piece, 1}, [bytes](const absl::Status&) {});
 }
 
-void LinkTable::Core::OnMessage(EndpointId via, std::span<const std::byte> header, Buffer payload) {
+void LinkTable::Core::OnMessage(std::span<const std::byte> header, Buffer payload) {
   const auto frame = DecodeFrame(header);
   if (!frame.ok()) {
     spdlog::warn("dropped a message: {}", frame.status().ToString());
@@ -408,21 +406,20 @@ void LinkTable::Core::OnMessage(EndpointId via, std::span<const std::byte> heade
   link->heard = transport_.clock().Now();
   if (link->state == LinkState::kSuspect) Apply(*link, LinkEvent::kHeard);
   if (frame->type < uint8_t(MessageType::kGrant))
-    return OnControl(*link, via, *frame, std::move(payload));
+    return OnControl(*link, *frame, std::move(payload));
   if (!CarriesMessages(link->state)) return Drop("before_handshake");
   const Handler& handler = handlers_[frame->type];
   if (!handler) return Drop("unknown_type");
   handler(link->id, header.subspan(kFrameBytes), std::move(payload));
 }
 
-void LinkTable::Core::OnControl(Link& link, EndpointId via, const Frame& frame, Buffer payload) {
+void LinkTable::Core::OnControl(Link& link, const Frame& frame, Buffer payload) {
   const auto with = [&](auto message, auto handle) {
     return message.ok() ? handle(*message) : Drop("malformed");
   };
   switch (MessageType(frame.type)) {
     case MessageType::kHelloReply:
-      return with(Decode<HelloReply>(payload),
-                  [&](const HelloReply& m) { OnHelloReply(link, via, m); });
+      return with(Decode<HelloReply>(payload), [&](const HelloReply& m) { OnHelloReply(link, m); });
     case MessageType::kProbe:
       return with(Decode<Probe>(payload), [&](const Probe& m) { OnProbe(link, m); });
     case MessageType::kProbeReply:

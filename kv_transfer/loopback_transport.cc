@@ -255,8 +255,8 @@ void LoopbackHub::Execute(Agent& from, EndpointId endpoint, Request& request) {
   } else if (request.op.kind == OpKind::kPut) {
     WritePut(from, *to, request);
   } else if (request.op.kind == OpKind::kMessage) {
-    Deliver(from, *to, request);
-    if (request.fate == Fate::kDuplicate) Deliver(from, *to, request);
+    Deliver(*to, request);
+    if (request.fate == Fate::kDuplicate) Deliver(*to, request);
   }
   if (request.done)
     from.Post([done = std::move(request.done), status = std::move(status)] { done(status); });
@@ -274,17 +274,11 @@ void LoopbackHub::WritePut(Agent& from, Agent& to, const Request& request) {
   if (!request.bytes.empty()) std::memcpy(at, request.bytes.data(), request.bytes.size());
 }
 
-void LoopbackHub::Deliver(const Agent& from, Agent& to, const Request& request) {
+void LoopbackHub::Deliver(Agent& to, const Request& request) {
   auto payload = std::make_shared<Buffer>(buffers_->Get(request.bytes.size()));
   if (payload->size() > 0) std::memcpy(payload->data(), request.bytes.data(), request.bytes.size());
-  to.Post([this, &to, from_id = from.id, header = request.header, payload] {
-    EndpointId via;
-    {
-      MutexLock lock(mu_);
-      for (const auto& [id, ep] : to.endpoints)
-        if (ep.peer == from_id) via = EndpointId{id};
-    }
-    if (to.receiver) to.receiver(via, header, std::move(*payload));
+  to.Post([&to, header = request.header, payload] {
+    if (to.receiver) to.receiver(header, std::move(*payload));
   });
 }
 

@@ -73,8 +73,7 @@ class LoopbackHub {
   void Execute(Agent& from, EndpointId endpoint, Request& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WritePut(Agent& from, Agent& to, const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Deliver(const Agent& from, Agent& to, const Request& request)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Deliver(Agent& to, const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Fail(Agent& agent, EndpointId endpoint, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Agent* Find(uint64_t agent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

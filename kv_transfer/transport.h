@@ -36,10 +36,8 @@ class Transport {
  public:
   using Task = std::function<void()>;
   using Done = std::function<void(absl::Status)>;
-  // `header` is valid during the call; `payload` is the receiver's to keep. `via`: the open
-  // endpoint on whose connection it came; value 0 when that is none of ours (yet) or not known.
-  using Receiver =
-      std::function<void(EndpointId via, std::span<const std::byte> header, Buffer payload)>;
+  // `header` is valid during the call; `payload` is the receiver's to keep.
+  using Receiver = std::function<void(std::span<const std::byte> header, Buffer payload)>;
   using FailureObserver = std::function<void(EndpointId, absl::Status)>;
 
   // Longest header of one message.

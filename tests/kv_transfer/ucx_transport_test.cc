@@ -1,0 +1,377 @@
+// Real processes over UCX: this one is decode, transfer_peer is prefill. Everything runs over shared
+// memory and over TCP.
+#include "kv_transfer/ucx/ucx_transport.h"
+
+#include <dirent.h>
+
+#include <atomic>
+#include <fstream>
+#include <map>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "common/mutex.h"
+#include "kv_transfer/kv_receiver.h"
+#include "testing/status_matchers.h"
+#include "tests/kv_transfer/page_pattern.h"
+#include "tests/kv_transfer/peer_process.h"
+
+namespace baleen::kv_transfer::testing {
+namespace {
+
+using ::baleen::testing::IsOk;
+using ::baleen::testing::StatusIs;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr int kPages = 64;
+constexpr size_t kPageBytes = 100'000;
+
+// Waits until `condition` holds.
+template <typename Condition>
+bool Eventually(Condition condition, Duration limit = seconds(20)) {
+  const TimePoint deadline = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  return true;
+}
+
+size_t CountDescriptors() {
+  size_t count = 0;
+  DIR* dir = opendir("/proc/self/fd");
+  while (readdir(dir) != nullptr) ++count;
+  closedir(dir);
+  return count;
+}
+
+size_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  size_t total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * 4096;
+}
+
+class UcxWire : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override { Start({}); }
+  void Start(LinkOptions options) {
+    receiver_.reset();
+    links_.reset();
+    transport_.reset();
+    memory_.assign(kPages * kPageBytes, std::byte{0});
+    auto transport = CreateUcxTransport({.name = "decode", .transports = GetParam()});
+    BALEEN_ASSERT_OK(transport);
+    transport_ = *std::move(transport);
+    options.name = "decode-0/0";
+    options.incarnation = Incarnation{RandomId()};
+    options.fingerprint = {{"model", "tiny"}};
+    options.pool = {.base = memory_.data(),
+                    .page_stride = kPageBytes,
+                    .page_bytes = kPageBytes,
+                    .pages = kPages};
+    options.peers_write_pool = true;
+    auto links = LinkTable::Create(*transport_, options, metrics_);
+    BALEEN_ASSERT_OK(links);
+    links_ = *std::move(links);
+    RunOn(*transport_, [this] {
+      links_->SetHandler(kFirstUserType, [this](LinkId, std::span<const std::byte> header,
+                                                Buffer payload) {
+        MutexLock lock(mu_);
+        uint64_t size = 0;
+        std::memcpy(&size, header.data(), 8);
+        messages_.push_back({size, std::move(payload)});
+      });
+      links_->AddObserver([this](LinkId link, LinkState state, const absl::Status& reason) {
+        MutexLock lock(mu_);
+        states_[link.value] = {state, reason};
+      });
+    });
+    receiver_ = KvReceiver::Create(*links_, {.drain_ack_timeout = milliseconds(500)},
+                                   {.ready =
+                                        [this](AttemptId id, HandoffRecord r) {
+                                          MutexLock lock(mu_);
+                                          ready_[id.value] = r.first_token;
+                                        },
+                                    .failed =
+                                        [this](AttemptId id, absl::Status s) {
+                                          MutexLock lock(mu_);
+                                          failed_[id.value] = s;
+                                        },
+                                    .settled =
+                                        [this](AttemptId id) {
+                                          MutexLock lock(mu_);
+                                          settled_.insert(id.value);
+                                        }},
+                                   metrics_);
+  }
+
+  PeerProcess Peer(const std::string& fingerprint = "tiny") {
+    return PeerProcess("prefill", GetParam(), kPages, kPageBytes, fingerprint);
+  }
+  uint64_t self() { return links_->options().incarnation.value; }
+  std::string self_address() {
+    return absl::BytesToHexString(links_->Self().transport_address);
+  }
+  bool Is(const auto& container, uint64_t id) {
+    MutexLock lock(mu_);
+    return container.count(id) > 0;
+  }
+  std::span<const std::byte> Page(int page) {
+    return {memory_.data() + size_t(page) * kPageBytes, kPageBytes};
+  }
+  void Grant(uint64_t attempt, const PeerProcess& peer, std::vector<PageId> pages) {
+    receiver_->Grant({.attempt = AttemptId{attempt},
+                      .stages = {{.peer = peer.address()}},
+                      .pages = std::move(pages)});
+  }
+  std::optional<LinkInfo> Info(const PeerProcess& peer) {
+    std::optional<LinkInfo> info;
+    RunOn(*transport_, [&] {
+      if (auto link = links_->Find(peer.address().incarnation)) info = links_->Info(*link);
+    });
+    return info;
+  }
+  bool Up(const PeerProcess& peer) {
+    const auto info = Info(peer);
+    return info && info->state == LinkState::kUp;
+  }
+  void ConnectAndWait(PeerProcess& peer) {
+    RunOn(*transport_, [&] { BALEEN_EXPECT_OK(links_->Connect(peer.address())); });
+    ASSERT_TRUE(Eventually([&] { return Up(peer); }));
+    peer.Expect("link up");
+  }
+
+  std::vector<std::byte> memory_;
+  Metrics metrics_;
+  Mutex mu_;
+  std::map<uint64_t, uint32_t> ready_;
+  std::map<uint64_t, absl::Status> failed_;
+  std::set<uint64_t> settled_;
+  std::map<uint64_t, std::pair<LinkState, absl::Status>> states_;
+  std::vector<std::pair<uint64_t, Buffer>> messages_;
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<LinkTable> links_;
+  std::unique_ptr<KvReceiver> receiver_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Wires, UcxWire, ::testing::Values("shm", "tcp", ""),
+                         [](const auto& info) {
+                           return info.param[0] == 0 ? std::string("all") : std::string(info.param);
+                         });
+
+TEST_P(UcxWire, PagesArriveByteForByteThroughAllStates) {
+  PeerProcess peer = Peer();
+  peer.Tell(absl::StrCat("begin 1 40 ", self()));
+  peer.Tell("pages 1 0 17");
+  std::vector<PageId> pages;
+  for (int i = 0; i < 40; ++i) pages.push_back(PageId{(i * 7 + 3) % kPages});
+  Grant(1, peer, pages);
+  peer.Tell("pages 1 17 23");
+  peer.Tell("handoff 1 4711");
+  ASSERT_TRUE(Eventually([&] { return Is(ready_, 1); }));
+  EXPECT_EQ(ready_[1], 4711u);
+  for (int i = 0; i < 40; ++i) EXPECT_TRUE(IsPage(Page(pages[size_t(i)].value), i)) << i;
+  receiver_->Release(AttemptId{1});
+  EXPECT_EQ(peer.Expect("closed 1"), "closed 1 0");
+  const auto info = Info(peer);
+  ASSERT_TRUE(info.has_value());
+  EXPECT_GT(info->probe_gb_per_s, 0);
+  const std::string want = GetParam();
+  EXPECT_THAT(info->wire, want == "tcp" ? ::testing::Matcher<std::string>("tcp")
+                                        : AnyOf(HasSubstr("posix"), HasSubstr("sysv")));
+}
+
+// The rule behind Fence::kOwnClose: after the owner closed its end, a peer that goes on putting changes
+// nothing.
+TEST_P(UcxWire, TA17_OwnersForceCloseStopsAFloodOfPuts) {
+  PeerProcess peer = Peer();
+  ConnectAndWait(peer);
+  peer.Tell(absl::StrCat("flood ", self()));
+  peer.Expect("flooding");
+  ASSERT_TRUE(Eventually([&] { return IsPage(Page(0), 0); }));
+  LinkId link;
+  RunOn(*transport_, [&] {
+    link = *links_->Find(peer.address().incarnation);
+    links_->Close(link, absl::CancelledError("fenced by the test"));
+  });
+  // Without the peer hearing of it: it is stopped before the close, or hears "bye" and stops by itself;
+  // both must leave the page alone once the table says so.
+  ASSERT_TRUE(Eventually([&] {
+    bool settled = false;
+    RunOn(*transport_, [&] { settled = links_->Settled(link); });
+    return settled;
+  }));
+  std::fill(memory_.begin(), memory_.end(), std::byte{0xCA});
+  const TimePoint until = std::chrono::steady_clock::now() + milliseconds(300);
+  while (std::chrono::steady_clock::now() < until)
+    ASSERT_TRUE(std::all_of(Page(0).begin(), Page(0).end(),
+                            [](std::byte b) { return b == std::byte{0xCA}; }));
+}
+
+TEST_P(UcxWire, TA16_AHungWriterWakesUpAfterItsPagesWereGivenAway) {
+  Start({.heartbeat = milliseconds(50), .lease = milliseconds(600)});
+  PeerProcess peer = Peer();
+  peer.Tell(absl::StrCat("begin 1 64 ", self()));
+  std::vector<PageId> pages;
+  for (int i = 0; i < kPages; ++i) pages.push_back(PageId{i});
+  Grant(1, peer, pages);
+  peer.Expect("link up");
+  peer.Tell(absl::StrCat("flood ", self()));
+  peer.Expect("flooding");
+  peer.Kill(SIGSTOP);
+  ASSERT_TRUE(Eventually([&] { return Is(failed_, 1); }, seconds(5)));
+  EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kUnavailable, HasSubstr("silent")));
+  ASSERT_TRUE(Eventually([&] { return Is(settled_, 1); }, seconds(5)))
+      << "these wires are fenced by the owner's close";
+  std::fill(memory_.begin(), memory_.end(), std::byte{0xCA});
+  peer.Kill(SIGCONT);
+  peer.Expect("link fenced", seconds(30));  // it notices that nobody is there any more
+  EXPECT_TRUE(std::all_of(memory_.begin(), memory_.end(),
+                          [](std::byte b) { return b == std::byte{0xCA}; }));
+}
+
+TEST_P(UcxWire, TB1_KillOfPrefillIsNoticedAtOnceAndPagesComeBack) {
+  PeerProcess peer = Peer();
+  peer.Tell(absl::StrCat("begin 1 2 ", self()));
+  Grant(1, peer, {PageId{3}, PageId{4}});
+  peer.Tell("pages 1 0 1");
+  ASSERT_TRUE(Eventually([&] { return receiver_->counts().receiving == 1; }));
+  const TimePoint killed = std::chrono::steady_clock::now();
+  peer.Kill(SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return Is(failed_, 1); }, seconds(2)));
+  ASSERT_TRUE(Eventually([&] { return Is(settled_, 1); }, seconds(2)));
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, seconds(1));
+  EXPECT_EQ(receiver_->counts().quarantined_pages, 0);
+}
+
+TEST_P(UcxWire, TB14_ClosingAStoppedPeerTakesNoTime) {
+  PeerProcess peer = Peer();
+  ConnectAndWait(peer);
+  peer.Kill(SIGSTOP);
+  RunOn(*transport_, [&] {
+    const LinkId link = *links_->Find(peer.address().incarnation);
+    for (int i = 0; i < 100; ++i)
+      links_->SendMessage(link, Bye{.reason = std::string(2000, 'x')});
+  });
+  const TimePoint start = std::chrono::steady_clock::now();
+  receiver_.reset();
+  links_.reset();
+  transport_.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(3));
+}
+
+TEST_P(UcxWire, TF4_ARestartedPeerIsANewPeer) {
+  std::string old_incarnation;
+  {
+    PeerProcess peer = Peer();
+    ConnectAndWait(peer);
+    peer.Quit();
+    ASSERT_TRUE(Eventually([&] { return !Info(peer).has_value(); }, seconds(3)));
+    // Its address is stale now: the attempt fails by itself.
+    Grant(1, peer, {PageId{0}});
+    RunOn(*transport_, [&] {
+      if (auto link = links_->Find(peer.address().incarnation))
+        links_->Close(*link, absl::UnavailableError("stale"));
+    });
+    ASSERT_TRUE(Eventually([&] { return Is(failed_, 1) && Is(settled_, 1); }, seconds(8)));
+  }
+  PeerProcess peer = Peer();
+  peer.Tell(absl::StrCat("begin 2 1 ", self()));
+  peer.Tell("pages 2 0 1");
+  peer.Tell("handoff 2 9");
+  Grant(2, peer, {PageId{5}});
+  ASSERT_TRUE(Eventually([&] { return Is(ready_, 2); }));
+  EXPECT_TRUE(IsPage(Page(5), 0));
+}
+
+TEST_P(UcxWire, ADifferentFingerprintIsRefusedWithTheFieldsName) {
+  PeerProcess peer = Peer("another");
+  Grant(1, peer, {PageId{0}});
+  ASSERT_TRUE(Eventually([&] { return Is(failed_, 1); }));
+  EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("model: ")));
+  ASSERT_TRUE(Eventually([&] { return Is(settled_, 1); }));
+  peer.Expect("link fenced");
+}
+
+TEST_P(UcxWire, LargeMessagesArriveWholeAndInOrder) {
+  PeerProcess peer = Peer();
+  constexpr uint64_t kBig = 120'000'000;
+  for (uint64_t bytes : {uint64_t{100}, uint64_t{20'000}, uint64_t{1'000'000}, kBig})
+    peer.Tell(absl::StrCat("hello ", self_address(), " ", self(), " ", bytes));
+  ASSERT_TRUE(Eventually([&] {
+    MutexLock lock(mu_);
+    return messages_.size() == 8;
+  }));
+  MutexLock lock(mu_);
+  for (size_t i = 0; i < 8; i += 2) {
+    const auto& [size, payload] = messages_[i];
+    ASSERT_EQ(payload.size(), size);
+    EXPECT_TRUE(IsPage(payload, int(size)));
+    EXPECT_EQ(messages_[i + 1].second.size(), 8u) << "a small one must not overtake it";
+  }
+}
+
+TEST_P(UcxWire, TF6_LinkChurnLeavesNoDescriptorsAndNoMemory) {
+  PeerProcess peer = Peer();
+  size_t descriptors = 0, resident = 0;
+  for (int i = 0; i < 100; ++i) {
+    peer.Tell(absl::StrCat("churn ", self_address(), " ", self()));
+    peer.Expect("churned");
+    ASSERT_TRUE(Eventually([&] { return !Info(peer).has_value(); }, seconds(3)));
+    if (i != 20) continue;
+    descriptors = CountDescriptors();
+    resident = ResidentBytes();
+  }
+  ASSERT_TRUE(Eventually([&] { return CountDescriptors() <= descriptors + 2; }, seconds(5)))
+      << CountDescriptors() << " after, " << descriptors << " before";
+  EXPECT_LT(ResidentBytes(), resident + (4 << 20));
+}
+
+TEST_P(UcxWire, RequireTransportRefusesAnythingElse) {
+  const std::string other = std::string(GetParam()) == "tcp" ? "shm" : "tcp";
+  Start({.require_transport = other});
+  PeerProcess peer = Peer();
+  Grant(1, peer, {PageId{0}});
+  ASSERT_TRUE(Eventually([&] { return Is(failed_, 1); }));
+  EXPECT_THAT(failed_[1],
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr(absl::StrCat("require_transport: ", other))));
+}
+
+TEST_P(UcxWire, AnIdleProcessSleeps) {
+  PeerProcess peer = Peer();
+  ConnectAndWait(peer);
+  const auto cpu = [] {
+    timespec t = {};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return double(t.tv_sec) + double(t.tv_nsec) * 1e-9;
+  };
+  const double before = cpu();
+  std::this_thread::sleep_for(seconds(1));  // what is measured is the passing of time
+  EXPECT_LT(cpu() - before, 0.05);
+}
+
+TEST(UcxTransport, UnknownTransportIsRefusedByName) {
+  EXPECT_THAT(CreateUcxTransport({.name = "x", .transports = "carrier_pigeon"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("carrier_pigeon")));
+}
+
+TEST(UcxTransport, GarbageAddressesAndKeysAreRefused) {
+  auto transport = CreateUcxTransport({.name = "x", .transports = "tcp"});
+  BALEEN_ASSERT_OK(transport);
+  RunOn(**transport, [&] {
+    EXPECT_THAT((*transport)->Open("nonsense"),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("address")));
+    std::string address = (*transport)->LocalAddress();
+    address.back() = char(address.back() + 1);
+    EXPECT_THAT((*transport)->Open(address),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("address")));
+  });
+}
+
+}  // namespace
+}  // namespace baleen::kv_transfer::testing
