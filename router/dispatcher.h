@@ -33,6 +33,8 @@ class RequestHandle {
   virtual ~RequestHandle() = default;
   // Aborts both legs at once, or leaves the queue. Any thread, any number of times.
   virtual void Cancel(CancelReason reason) = 0;
+  // The same, but the sink is told `why`.
+  virtual void Abort(absl::Status why) = 0;
 };
 
 class Flight;

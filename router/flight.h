@@ -33,6 +33,7 @@ class Flight final : public RequestHandle,
   bool retried() const ABSL_LOCKS_EXCLUDED(mu_);
 
   void Cancel(CancelReason reason) override ABSL_LOCKS_EXCLUDED(mu_);
+  void Abort(absl::Status why) override { Fail(std::move(why)); }
 
   void OnPrefillStarted(AttemptId attempt, int cached_tokens) override;
   void OnHandedOff(AttemptId attempt) override;

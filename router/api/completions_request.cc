@@ -1,0 +1,94 @@
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "proto/sampling.pb.h"
+#include "router/api/api_error.h"
+#include "router/api/prompt_fields.h"
+#include "router/api/requests.h"
+#include "router/api/sampling_fields.h"
+
+namespace baleen::router {
+namespace {
+
+constexpr int kGenerateDefaultNewTokens = 128;  // SGLang's
+
+// An integer, or false for none.
+void ReadCompletionLogprobs(FieldReader& fields, ClientRequest* request) {
+  const Json* value = fields.Any("logprobs");
+  if (value == nullptr || *value == false) return;
+  if (!value->is_number_integer() || *value < 0 || *value > kMaxTopLogprobs)
+    return fields.Fail("logprobs", absl::StrCat("must be between 0 and ", kMaxTopLogprobs));
+  request->output.logprobs = true;
+  request->output.top_logprobs = value->get<int>();
+  request->sampling->set_top_logprobs(request->output.top_logprobs);
+}
+
+void ReadGenerateLogprobs(FieldReader& fields, ClientRequest* request) {
+  const bool wanted = fields.Bool("return_logprob").value_or(false);
+  const int64_t top = fields.Int("top_logprobs_num").value_or(0);
+  const int64_t start = fields.Int("logprob_start_len").value_or(-1);
+  if (top < 0 || top > kMaxTopLogprobs)
+    fields.Fail("top_logprobs_num", absl::StrCat("must be between 0 and ", kMaxTopLogprobs));
+  if (!wanted) return;
+  request->output.logprobs = true;
+  request->output.top_logprobs = static_cast<int>(top);
+  request->sampling->set_top_logprobs(request->output.top_logprobs);
+  if (start >= 0) request->sampling->set_prompt_logprobs(true);
+}
+
+}  // namespace
+
+absl::StatusOr<ClientRequest> ParseCompletionsRequest(const ModelInfo& model, const Json& body) {
+  ClientRequest request;
+  FieldReader fields(body);
+  BALEEN_RETURN_IF_ERROR(CheckModel(model, fields.String("model")));
+  ReadSampling(fields, &request);
+  ReadStreamOptions(fields, &request);
+  ReadCompletionLogprobs(fields, &request);
+  request.echo = fields.Bool("echo").value_or(false);
+  const bool add_bos = fields.Bool("add_special_tokens").value_or(true);
+  if (!fields.String("suffix").value_or("").empty())
+    fields.Fail("suffix", "is not supported", "unsupported_value");
+  fields.Ignore({"user", "metadata", "store"});
+  const Json* prompt = fields.Any("prompt");
+  if (prompt == nullptr) fields.Fail("prompt", "is required");
+  BALEEN_RETURN_IF_ERROR(fields.status());
+  if (request.echo && request.output.logprobs) request.sampling->set_prompt_logprobs(true);
+  BALEEN_RETURN_IF_ERROR(CompleteSampling(model, &request));
+  BALEEN_RETURN_IF_ERROR(ReadPrompts(model, *prompt, "prompt", add_bos, &request));
+  request.unknown_fields = fields.UnknownFields();
+  return request;
+}
+
+absl::StatusOr<GenerateRequest> ParseGenerateRequest(const ModelInfo& model, const Json& body) {
+  GenerateRequest generate;
+  ClientRequest& request = generate.request;
+  FieldReader fields(body);
+  request.stream = fields.Bool("stream").value_or(false);
+  ReadGenerateLogprobs(fields, &request);
+  fields.Ignore({"rid", "lora_path", "return_routed_experts", "return_text_in_logprobs",
+                 "log_metrics", "bootstrap_room", "bootstrap_host", "bootstrap_port"});
+  request.max_new_tokens = kGenerateDefaultNewTokens;
+  if (const Json* sampling = fields.Object("sampling_params")) {
+    FieldReader inner(*sampling, "sampling_params.");
+    ReadSampling(inner, &request);
+    if (const auto seed = inner.Int("sampling_seed"))
+      request.sampling->set_seed(static_cast<uint64_t>(*seed));
+    inner.Ignore({"spaces_between_special_tokens"});
+    BALEEN_RETURN_IF_ERROR(inner.status());
+    request.unknown_fields = inner.UnknownFields();
+  }
+  const Json* text = fields.Any("text");
+  const Json* ids = fields.Any("input_ids");
+  if ((text == nullptr) == (ids == nullptr)) fields.Fail("text", "give either text or input_ids");
+  BALEEN_RETURN_IF_ERROR(fields.status());
+  BALEEN_RETURN_IF_ERROR(CompleteSampling(model, &request));
+  const Json& prompt = text != nullptr ? *text : *ids;
+  BALEEN_RETURN_IF_ERROR(ReadPrompts(model, prompt, text != nullptr ? "text" : "input_ids",
+                                     /*add_bos=*/true, &request));
+  generate.batch = prompt.is_array() && !prompt.front().is_number();
+  for (std::string& name : fields.UnknownFields())
+    request.unknown_fields.push_back(std::move(name));
+  return generate;
+}
+
+}  // namespace baleen::router

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "router/api/client_request.h"
+#include "router/api/json.h"
+#include "router/cluster_view.h"
+#include "router/dispatcher.h"
+#include "router/model_info.h"
+
+namespace baleen::router {
+
+// A raw prompt's ids: begin of sentence is put in front unless it is already there or
+// `add_bos` is false. InvalidArgument for text that is not UTF-8.
+absl::StatusOr<TokenIds> EncodePrompt(const ModelInfo& model, absl::string_view text,
+                                      bool add_bos = true);
+
+// Ids a client sent, as they are. InvalidArgument names `param` and the first one out of range.
+absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, const Json& ids,
+                                       absl::string_view param);
+absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, std::vector<uint32_t> ids,
+                                       absl::string_view param);
+
+// A string, a list of strings, a list of ids or a list of lists of ids, into `request->prompts`
+// (and `prompt_texts` with `echo`).
+absl::Status ReadPrompts(const ModelInfo& model, const Json& value, absl::string_view param,
+                         bool add_bos, ClientRequest* request);
+
+// Fails unless `model` names the served one; absent is fine.
+absl::Status CheckModel(const ModelInfo& model, const std::optional<std::string>& name);
+
+// One dispatch a prompt, each with its max_new_tokens settled: what the client wants, at most what
+// still fits. InvalidArgument (context_length_exceeded) when a prompt leaves no room for one token
+// in the cluster's context or in any page pool.
+absl::StatusOr<std::vector<DispatchRequest>> ToDispatchRequests(const ModelInfo& model,
+                                                                const ClusterView& view,
+                                                                const ClientRequest& request,
+                                                                TimePoint received);
+
+inline constexpr size_t kMaxPrompts = 1024;
+
+}  // namespace baleen::router

@@ -1,0 +1,308 @@
+#include "router/grpc/inference_service.h"
+
+#include <deque>
+
+#include "absl/strings/str_format.h"
+#include "common/log.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "proto/inference.grpc.pb.h"
+#include "router/api/api_error.h"
+#include "router/api/info_json.h"
+#include "router/api/prompt_fields.h"
+#include "router/api/requests.h"
+#include "router/grpc/grpc_status.h"
+#include "router/grpc/inference_proto.h"
+
+namespace baleen::router {
+namespace {
+
+// One streaming call. Deltas that arrive while a write is under way wait in a queue: a slow client
+// costs memory in its own call, up to a bound, and never stalls a worker's stream.
+//
+// Threads: the sink's calls come from worker client threads, On* from gRPC's. Lifetime: gRPC drops
+// the reactor's share in OnDone, the dispatcher's request drops the sink's.
+template <typename Response>
+class StreamCall final : public GenerationSink,
+                         public std::enable_shared_from_this<StreamCall<Response>> {
+ public:
+  class Reactor final : public grpc::ServerWriteReactor<Response> {
+   public:
+    explicit Reactor(std::shared_ptr<StreamCall> call) : call_(std::move(call)) {}
+    void OnWriteDone(bool ok) override { call_->WriteDone(ok); }
+    void OnCancel() override { call_->ClientGone(); }
+    void OnDone() override {
+      call_->ReactorGone();
+      delete this;
+    }
+
+   private:
+    const std::shared_ptr<StreamCall> call_;
+  };
+
+  StreamCall(RouterContext& context, std::string endpoint, size_t buffer_bytes)
+      : context_(context), endpoint_(std::move(endpoint)), buffer_bytes_(buffer_bytes) {}
+
+  // Starts the request; the reactor to return to gRPC.
+  Reactor* Begin(std::string id, absl::StatusOr<ClientRequest> request) {
+    auto* const reactor = new Reactor(this->shared_from_this());
+    {
+      MutexLock lock(mu_);
+      reactor_ = reactor;
+    }
+    context_.metrics.streams.Increment();
+    absl::Status status = request.ok() ? Dispatch(std::move(id), *request) : request.status();
+    if (!status.ok()) OnError(std::move(status));
+    return reactor;
+  }
+
+  void OnTokens(TokenStep step) override {
+    std::shared_ptr<RequestHandle> stopped;
+    {
+      MutexLock lock(mu_);
+      if (end_) return;
+      const OutputDelta delta = session_->Push(std::move(step));
+      if (delta.has_text() || !delta.prompt_logprobs.empty()) {
+        Response response;
+        SetDelta(delta, &response);
+        Push(std::move(response));
+      }
+      if (session_->stop_matched()) {
+        stopped = handle_;
+        stop_before_handle_ = stopped == nullptr;
+        PushFinish(nullptr);
+      }
+      if (overflowed_) stopped = handle_;
+      Flush();
+    }
+    if (stopped != nullptr) stopped->Cancel(CancelReason::kStopMatched);
+  }
+  void OnFinished(const FinishInfo& info) override {
+    MutexLock lock(mu_);
+    if (end_) return;
+    PushFinish(&info);
+    Flush();
+  }
+  void OnError(absl::Status status) override {
+    MutexLock lock(mu_);
+    if (end_) return;
+    pending_.clear();
+    End(std::move(status));
+    Flush();
+  }
+
+ private:
+  absl::Status Dispatch(std::string id, const ClientRequest& request) {
+    auto dispatches = ToDispatchRequests(context_.model, *context_.directory.View(), request,
+                                         context_.clock.Now());
+    if (!dispatches.ok()) return dispatches.status();
+    for (size_t i = 0; i < request.unknown_fields.size(); ++i)
+      context_.metrics.CountUnknownField(endpoint_);
+    {
+      MutexLock lock(mu_);
+      session_.emplace(context_.model, request.output, *request.sampling);
+      usage_.prompt_tokens = static_cast<int64_t>(dispatches->front().prompt->size());
+    }
+    auto handle =
+        context_.dispatcher.Submit(std::move(dispatches->front()), this->shared_from_this());
+    if (!handle.ok()) return handle.status();
+    bool gone = false;
+    bool stopped = false;
+    {
+      MutexLock lock(mu_);
+      handle_ = *handle;
+      gone = gone_;
+      stopped = stop_before_handle_;
+      if (!end_)
+        entry_ = std::make_unique<RequestRegistry::Entry>(context_.registry, std::move(id),
+                                                          RequestRegistry::Handles{*handle});
+    }
+    if (gone || stopped)
+      (*handle)->Cancel(gone ? CancelReason::kClientGone : CancelReason::kStopMatched);
+    return absl::OkStatus();
+  }
+
+  void WriteDone(bool ok) {
+    MutexLock lock(mu_);
+    writing_ = false;
+    if (!ok) pending_.clear();
+    if (!pending_.empty()) {
+      buffered_ -= pending_.front().ByteSizeLong();
+      pending_.pop_front();
+    }
+    Flush();
+  }
+  void ClientGone() {
+    std::shared_ptr<RequestHandle> handle;
+    {
+      MutexLock lock(mu_);
+      gone_ = true;
+      handle = handle_;
+      if (!writing_) pending_.clear();
+      if (!end_) End(absl::CancelledError("the client left"));
+      Flush();
+    }
+    if (handle != nullptr) handle->Cancel(CancelReason::kClientGone);
+  }
+  void ReactorGone() {
+    MutexLock lock(mu_);
+    reactor_ = nullptr;
+    entry_.reset();
+    context_.metrics.streams.Decrement();
+  }
+
+  void PushFinish(const FinishInfo* info) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const OutputEnding ending = session_->Finish(info);
+    usage_.completion_tokens = session_->completion_tokens();
+    usage_.cached_tokens = ending.info.cached_tokens;
+    Response response;
+    SetFinish(ending, usage_, &response);
+    Push(std::move(response));
+    if (!end_) End(absl::OkStatus());
+  }
+  void Push(Response response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    buffered_ += response.ByteSizeLong();
+    pending_.push_back(std::move(response));
+    if (buffered_ <= buffer_bytes_ || pending_.size() < 2 || end_) return;
+    overflowed_ = true;
+    context_.metrics.slow_readers_cut.Increment();
+    pending_.resize(writing_ ? 1 : 0);
+    End(absl::ResourceExhaustedError("the client reads too slowly"));
+  }
+  void End(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    context_.metrics.CountRequest(endpoint_, status.ok() ? 200 : ToErrorReply(status).http_status);
+    end_ = std::move(status);
+  }
+  void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (writing_ || finished_ || reactor_ == nullptr) return;
+    if (!pending_.empty() && !gone_) {
+      writing_ = true;
+      reactor_->StartWrite(&pending_.front());
+    } else if (end_) {
+      finished_ = true;
+      reactor_->Finish(ToGrpc(*end_));
+    }
+  }
+
+  RouterContext& context_;
+  const std::string endpoint_;
+  const size_t buffer_bytes_;
+  Mutex mu_;
+  Reactor* reactor_ ABSL_GUARDED_BY(mu_) = nullptr;
+  std::optional<GenerationSession> session_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<RequestHandle> handle_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<RequestRegistry::Entry> entry_ ABSL_GUARDED_BY(mu_);
+  Usage usage_ ABSL_GUARDED_BY(mu_);
+  std::deque<Response> pending_ ABSL_GUARDED_BY(mu_);  // the first one is being written
+  size_t buffered_ ABSL_GUARDED_BY(mu_) = 0;
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  bool gone_ ABSL_GUARDED_BY(mu_) = false;
+  bool overflowed_ ABSL_GUARDED_BY(mu_) = false;
+  bool stop_before_handle_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class InferenceServiceImpl final : public InferenceService, public v1::Inference::CallbackService {
+ public:
+  InferenceServiceImpl(RouterContext& context, size_t write_buffer_bytes)
+      : context_(context), write_buffer_bytes_(write_buffer_bytes) {}
+  grpc::Service* service() override { return this; }
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
+    return BeginStream<v1::GenerateResponse>("grpc.Generate", *request);
+  }
+  grpc::ServerWriteReactor<v1::ChatResponse>* Chat(grpc::CallbackServerContext*,
+                                                   const v1::ChatRequest* request) override {
+    return BeginStream<v1::ChatResponse>("grpc.Chat", *request);
+  }
+
+  grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* call,
+                                  const v1::AbortRequest* request,
+                                  v1::AbortResponse* response) override {
+    response->set_aborted(context_.registry.Abort(request->request_id()));
+    return Reply(call, absl::OkStatus());
+  }
+
+  grpc::ServerUnaryReactor* Models(grpc::CallbackServerContext* call, const v1::ModelsRequest*,
+                                   v1::ModelsResponse* response) override {
+    v1::Model* model = response->add_models();
+    model->set_id(context_.model.name);
+    model->set_max_model_len(MaxContext());
+    return Reply(call, absl::OkStatus());
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* call,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
+    const absl::StatusOr<TokenIds> ids = TokenizeInput(*request);
+    if (!ids.ok()) return Reply(call, ids.status());
+    response->mutable_tokens()->Add((*ids)->begin(), (*ids)->end());
+    response->set_max_model_len(MaxContext());
+    return Reply(call, absl::OkStatus());
+  }
+
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* call,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override {
+    if (request->tokens().empty()) return Reply(call, absl::OkStatus());
+    const absl::StatusOr<TokenIds> ids = PromptFromIds(
+        context_.model, std::vector<uint32_t>(request->tokens().begin(), request->tokens().end()),
+        "tokens");
+    if (!ids.ok()) return Reply(call, ids.status());
+    response->set_text(context_.model.tokenizer->Decode(
+        std::vector<int32_t>((*ids)->begin(), (*ids)->end()), request->skip_special_tokens()));
+    return Reply(call, absl::OkStatus());
+  }
+
+  grpc::ServerUnaryReactor* ServerInfo(grpc::CallbackServerContext* call,
+                                       const v1::ServerInfoRequest*,
+                                       v1::ServerInfoResponse* response) override {
+    const auto view = context_.directory.View();
+    response->set_version(kVersion);
+    response->set_model(context_.model.name);
+    response->set_max_model_len(MaxContext());
+    response->set_ready(view->HasReadyPair() && !context_.draining);
+    response->set_workers_json(Dump(WorkersJson(*view)));
+    return Reply(call, absl::OkStatus());
+  }
+
+ private:
+  template <typename Response, typename Request>
+  grpc::ServerWriteReactor<Response>* BeginStream(const char* endpoint, const Request& request) {
+    auto call = std::make_shared<StreamCall<Response>>(context_, endpoint, write_buffer_bytes_);
+    std::string id = request.request_id();
+    if (id.empty()) id = absl::StrFormat("grpc-%016x", RandomId());
+    return call->Begin(std::move(id), FromProto(context_.model, request));
+  }
+
+  absl::StatusOr<TokenIds> TokenizeInput(const v1::TokenizeRequest& request) const {
+    if (!request.has_chat_json()) return EncodePrompt(context_.model, request.prompt());
+    BALEEN_ASSIGN_OR_RETURN(const Json body, ParseBody(request.chat_json()));
+    return ParseTokenizeRequest(context_.model, body);
+  }
+
+  int MaxContext() const {
+    return context_.directory.View()->MaxContext(context_.model.max_context);
+  }
+
+  static grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* call,
+                                         const absl::Status& status) {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+
+  RouterContext& context_;
+  const size_t write_buffer_bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<InferenceService> InferenceService::Create(RouterContext& context,
+                                                           size_t write_buffer_bytes) {
+  return std::make_unique<InferenceServiceImpl>(context, write_buffer_bytes);
+}
+
+}  // namespace baleen::router

@@ -1,0 +1,174 @@
+#include "router/http/info_routes.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/status_macros.h"
+#include "router/api/api_error.h"
+#include "router/api/field_reader.h"
+#include "router/api/info_json.h"
+#include "router/api/requests.h"
+
+namespace baleen::router {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr size_t kHeavyBodyBytes = 100 << 10;
+
+using Answer = absl::StatusOr<std::string> (*)(Exchange&);
+
+// Runs `answer` where a long body does not hold up other clients.
+asio::awaitable<void> ReplyWith(Exchange& exchange, Answer answer) {
+  absl::StatusOr<std::string> json = absl::InternalError("no answer");
+  if (exchange.body().size() < kHeavyBodyBytes) {
+    json = answer(exchange);
+  } else {
+    co_await asio::co_spawn(
+        exchange.heavy(),
+        [&]() -> asio::awaitable<void> {
+          json = answer(exchange);
+          co_return;
+        },
+        asio::use_awaitable);
+  }
+  if (json.ok())
+    co_await exchange.ReplyJson(*std::move(json));
+  else
+    co_await exchange.ReplyError(json.status());
+}
+
+// Braced lists stay out of coroutines: GCC 12 cannot compile them there.
+std::string VersionJson() { return Dump({{"name", "baleen"}, {"version", kVersion}}); }
+
+std::string ModelListJson(const RouterContext& context) {
+  Json json = {{"object", "list"}};
+  json["data"] = Json::array({ModelJson(context.model, *context.directory.View())});
+  return Dump(json);
+}
+
+absl::StatusOr<std::string> Tokenize(Exchange& exchange) {
+  const ModelInfo& model = exchange.context().model;
+  BALEEN_ASSIGN_OR_RETURN(const Json body, ParseBody(exchange.body()));
+  BALEEN_ASSIGN_OR_RETURN(const TokenIds ids, ParseTokenizeRequest(model, body));
+  const int context = exchange.context().directory.View()->MaxContext(model.max_context);
+  return Dump({{"count", ids->size()}, {"max_model_len", context}, {"tokens", *ids}});
+}
+
+absl::StatusOr<std::string> Detokenize(Exchange& exchange) {
+  BALEEN_ASSIGN_OR_RETURN(const Json body, ParseBody(exchange.body()));
+  BALEEN_ASSIGN_OR_RETURN(std::string text, ParseDetokenizeRequest(exchange.context().model, body));
+  return Dump({{"prompt", text}, {"text", text}});
+}
+
+absl::StatusOr<std::string> Abort(Exchange& exchange) {
+  BALEEN_ASSIGN_OR_RETURN(const Json body, ParseBody(exchange.body()));
+  FieldReader fields(body);
+  const auto id = fields.String("rid");
+  BALEEN_RETURN_IF_ERROR(fields.status());
+  if (!id) return BadParam("rid", "is required");
+  return Dump({{"aborted", exchange.context().registry.Abort(*id)}});
+}
+
+absl::StatusOr<std::string> Command(Exchange& exchange, const std::string& group,
+                                    const std::string& command) {
+  GroupCommand what;
+  if (command == "drain")
+    what = GroupCommand::kDrain;
+  else if (command == "undrain")
+    what = GroupCommand::kUndrain;
+  else if (command == "flush_cache")
+    what = GroupCommand::kFlushCache;
+  else
+    return absl::NotFoundError(absl::StrCat("no command \"", command, "\""));
+  RouterContext& context = exchange.context();
+  const auto view = context.directory.View();
+  int told = 0;
+  for (const auto* groups : {&view->prefill, &view->decode})
+    for (const GroupView& g : *groups)
+      if (group.empty() || g.identity->name == group) told += context.commander.Send(g.id, what);
+  if (told == 0 && !group.empty())
+    return absl::NotFoundError(absl::StrCat("no group \"", group, "\" is registered"));
+  return Dump({{"groups", told}});
+}
+
+absl::StatusOr<std::string> FlushAll(Exchange& exchange) {
+  return Command(exchange, /*group=*/"", "flush_cache");
+}
+
+absl::StatusOr<std::string> PathCommand(Exchange& exchange) {
+  const std::vector<std::string> parts = absl::StrSplit(exchange.path(), '/');
+  if (parts.size() != 4 || parts[2].empty())
+    return absl::NotFoundError("use /workers/GROUP/drain, undrain or flush_cache");
+  return Command(exchange, parts[2], parts[3]);
+}
+
+}  // namespace
+
+asio::awaitable<void> ServeAlive(Exchange& exchange) {
+  co_await exchange.ReplyJson(R"({"status":"ok"})");
+}
+
+asio::awaitable<void> ServeReadiness(Exchange& exchange) {
+  RouterContext& context = exchange.context();
+  if (context.draining)
+    co_await exchange.ReplyError(absl::UnavailableError("the router is draining"));
+  else if (!context.directory.View()->HasReadyPair())
+    co_await exchange.ReplyError(absl::UnavailableError("no prefill and decode worker are ready"));
+  else
+    co_await exchange.ReplyJson(R"({"status":"ready"})");
+}
+
+asio::awaitable<void> ServeMetrics(Exchange& exchange) {
+  co_await exchange.Reply(200, "text/plain; version=0.0.4; charset=utf-8",
+                          exchange.context().metrics.Serialize());
+}
+
+asio::awaitable<void> ServeVersion(Exchange& exchange) {
+  co_await exchange.ReplyJson(VersionJson());
+}
+
+asio::awaitable<void> ServeModels(Exchange& exchange) {
+  co_await exchange.ReplyJson(ModelListJson(exchange.context()));
+}
+
+asio::awaitable<void> ServeOneModel(Exchange& exchange) {
+  RouterContext& context = exchange.context();
+  const std::string id(exchange.path().substr(sizeof("/v1/models/") - 1));
+  if (id == context.model.name)
+    co_await exchange.ReplyJson(Dump(ModelJson(context.model, *context.directory.View())));
+  else
+    co_await exchange.ReplyError(
+        WithCode(absl::NotFoundError(absl::StrCat("the model \"", id, "\" does not exist")),
+                 "model_not_found"));
+}
+
+asio::awaitable<void> ServeWorkers(Exchange& exchange) {
+  co_await exchange.ReplyJson(Dump(WorkersJson(*exchange.context().directory.View())));
+}
+
+asio::awaitable<void> ServeServerInfo(Exchange& exchange) {
+  RouterContext& context = exchange.context();
+  co_await exchange.ReplyJson(Dump(ServerInfoJson(context.model, *context.directory.View())));
+}
+
+asio::awaitable<void> ServeModelInfo(Exchange& exchange) {
+  RouterContext& context = exchange.context();
+  co_await exchange.ReplyJson(Dump(ModelInfoJson(context.model, *context.directory.View())));
+}
+
+asio::awaitable<void> ServeTokenize(Exchange& exchange) { return ReplyWith(exchange, &Tokenize); }
+asio::awaitable<void> ServeDetokenize(Exchange& exchange) {
+  return ReplyWith(exchange, &Detokenize);
+}
+asio::awaitable<void> ServeAbort(Exchange& exchange) { return ReplyWith(exchange, &Abort); }
+asio::awaitable<void> ServeFlushCache(Exchange& exchange) { return ReplyWith(exchange, &FlushAll); }
+asio::awaitable<void> ServeWorkerCommand(Exchange& exchange) {
+  return ReplyWith(exchange, &PathCommand);
+}
+
+}  // namespace baleen::router

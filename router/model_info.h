@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/fingerprint.h"
+#include "model/tokenizer/tokenizer.h"
+#include "router/chat/chat_message.h"
+#include "router/chat/marker_table.h"
+
+namespace baleen::router {
+
+// What the router knows of the checkpoint: how to read and write its text, and its limits. Never
+// changes after Load; safe from any thread.
+struct ModelInfo {
+  std::string name;       // what clients call it
+  std::string directory;  // the checkpoint's
+  std::unique_ptr<const tokenizer::Tokenizer> tokenizer;
+  chat::ChatStyle chat_style = chat::ChatStyle::kV32;
+  std::unique_ptr<const chat::MarkerTable> markers;  // of the tokenizer's added tokens
+  int vocab_size = 0;   // rows of the head; ids at or above it do not exist
+  int max_context = 0;  // tokens, prompt and answer together
+  uint32_t bos = 0;
+  std::vector<uint32_t> eos;
+  // generation_config.json's, where a request says nothing.
+  float default_temperature = 1.0f;
+  float default_top_p = 0.95f;
+
+  bool IsEos(uint32_t token) const;
+
+  // Reads config.json, tokenizer.json and, where present, generation_config.json of `directory`.
+  // An empty `name` means the directory's own. Errors name the file and the field.
+  static absl::StatusOr<ModelInfo> Load(const std::string& directory, const std::string& name);
+
+  // The fields of a worker's fingerprint that the router can check.
+  Fingerprint OwnFingerprint() const { return {{"tokenizer", tokenizer->hash()}}; }
+};
+
+}  // namespace baleen::router

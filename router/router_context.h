@@ -1,0 +1,40 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "common/clock.h"
+#include "router/dispatcher.h"
+#include "router/model_info.h"
+#include "router/request_registry.h"
+#include "router/router_metrics.h"
+#include "router/worker_directory.h"
+
+namespace baleen::router {
+
+enum class GroupCommand : uint8_t { kDrain, kUndrain, kFlushCache };
+
+// Sends commands to registered groups. Any thread; never blocks.
+class GroupCommander {
+ public:
+  virtual ~GroupCommander() = default;
+  // False when the group is not registered here.
+  virtual bool Send(GroupId group, GroupCommand command) = 0;
+};
+
+// What both front ends work with. Everything outlives them.
+struct RouterContext {
+  const ModelInfo& model;
+  WorkerDirectory& directory;
+  Dispatcher& dispatcher;
+  RequestRegistry& registry;
+  GroupCommander& commander;
+  RouterMetrics& metrics;
+  const Clock& clock;
+  const std::atomic<bool>& draining;  // SIGTERM came: not ready any more
+};
+
+inline constexpr char kVersion[] = "0.1.0";
+
+}  // namespace baleen::router
