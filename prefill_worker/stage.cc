@@ -76,18 +76,31 @@ void Stage::Compute(const BatchHeader& header) {
   batch_seconds_.Observe(std::chrono::duration<double>(SteadyClock().Now() - start).count());
   rows_.Increment(header.rows());
 
+  if (last()) ReportBatch(header, results);
   for (size_t i = 0; i < header.entries.size(); ++i) {
     const BatchEntry& entry = header.entries[i];
     Attempt& attempt = attempts_.at(entry.attempt);
+    // Before the last pages go out: decode may release them the moment it has them.
+    if (chunks[i].last) ledger_.ComputeOver(entry.attempt);
     Push(entry, attempt);
-    if (last()) HandOff(entry.attempt, attempt, results[i]);
-    if (!chunks[i].last) continue;
-    attempts_.erase(entry.attempt);
-    ledger_.ComputeOver(entry.attempt);
+    if (last() && results[i].status.ok()) HandOff(entry.attempt, attempt, results[i]);
+    if (chunks[i].last) attempts_.erase(entry.attempt);
   }
-  if (last())
-    options_.report(
-        {.kind = StageReport::Kind::kBatchDone, .stage = options_.index, .batch = header.number});
+}
+
+// Failures before the batch's end, so that nothing of a failed prompt is kept in the prefix cache;
+// and both before the pages go out, so that the leader still knows the attempts.
+void Stage::ReportBatch(const BatchHeader& header,
+                        const std::vector<engine::PrefillResult>& results) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (results[i].status.ok()) continue;
+    options_.report({.kind = StageReport::Kind::kFailed,
+                     .stage = options_.index,
+                     .attempt = header.entries[i].attempt,
+                     .status = results[i].status});
+  }
+  options_.report(
+      {.kind = StageReport::Kind::kBatchDone, .stage = options_.index, .batch = header.number});
 }
 
 void Stage::Push(const BatchEntry& entry, const Attempt& attempt) {
@@ -101,12 +114,6 @@ void Stage::Push(const BatchEntry& entry, const Attempt& attempt) {
 }
 
 void Stage::HandOff(AttemptId id, Attempt& attempt, engine::PrefillResult& result) {
-  if (!result.status.ok()) {
-    return options_.report({.kind = StageReport::Kind::kFailed,
-                            .stage = options_.index,
-                            .attempt = id,
-                            .status = result.status});
-  }
   std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
             std::back_inserter(attempt.prompt_logprobs));
   if (!result.finished) return;

@@ -41,6 +41,7 @@ class Stage {
   void Begin(const AttemptStart& start);
   engine::PrefillChunk ChunkOf(const BatchEntry& entry, Attempt& attempt) const;
   void Compute(const BatchHeader& header);
+  void ReportBatch(const BatchHeader& header, const std::vector<engine::PrefillResult>& results);
   void Push(const BatchEntry& entry, const Attempt& attempt);
   void HandOff(AttemptId id, Attempt& attempt, engine::PrefillResult& result);
 
