@@ -88,6 +88,20 @@ TEST(Generate, TextIdsAndChatGiveTheGoldenStory) {
   }
 }
 
+// All 18 are in recall_test, which is slow.
+TEST(Generate, RecallsANumberFromTheNotes) {
+  const TempFolder folder;
+  std::ifstream in(kTiny + "/golden/recall.json");
+  const json prompts = json::parse(in);
+  for (int i : {0, 4, 7}) {
+    const json result = RunJson({"--model", kTiny, "--chat",
+                                 folder.Write("chat.json", prompts[i].dump()), "--drafts", "2"});
+    EXPECT_EQ(result["prompt_tokens"], prompts[i]["prompt_tokens"]);
+    EXPECT_EQ(result["text"], prompts[i]["answer"]);
+    EXPECT_EQ(result["finish_reason"], "stop");
+  }
+}
+
 TEST(Generate, WritesPlainTextAsItComes) {
   const auto out = RunText({"--model", kTiny, "--prompt", Story()["text"]});
   BALEEN_ASSERT_OK(out);
