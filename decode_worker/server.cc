@@ -1,0 +1,396 @@
+#include "decode_worker/server.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <future>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "decode_worker/decode_loop.h"
+#include "decode_worker/decode_service.h"
+#include "decode_worker/rank_links.h"
+#include "decode_worker/transport_exchange.h"
+#include "grpcpp/impl/service_type.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "kv_transfer/kv_receiver.h"
+#include "kv_transfer/ucx/ucx_transport.h"
+#include "model/config.h"
+#include "proto/config.pb.h"
+#include "worker/directory_client.h"
+#include "worker/group.h"
+#include "worker/model_host.h"
+#include "worker/ready_file.h"
+
+namespace baleen::decode_worker {
+namespace {
+
+using std::chrono::milliseconds;
+
+int Or(bool present, int value, int otherwise) { return present ? value : otherwise; }
+
+// How long a formed group may take to connect its ranks.
+constexpr auto kConnectTimeout = std::chrono::seconds(30);
+
+absl::Status Check(const v1::DecodeConfig& config) {
+  const v1::WorkerConfig& w = config.worker();
+  if (w.group().empty()) return absl::InvalidArgumentError("worker.group: missing");
+  if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
+  if (w.index() > 0 && w.leader().empty())
+    return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
+  if (w.index() == 0 && w.size() > 1 && w.grpc_port() == 0)
+    return absl::InvalidArgumentError("worker.grpc_port: the leader of a group needs a fixed port");
+  if (config.has_max_sequences() && config.max_sequences() < 1)
+    return absl::InvalidArgumentError("max_sequences: below 1");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Declared in the order of dependence; destroyed in reverse.
+struct Server::Parts {
+  Parts(const v1::DecodeConfig& config, ShutdownSignal& shutdown)
+      : config(config), shutdown(shutdown) {}
+  ~Parts();
+
+  absl::Status Build();
+  absl::Status BuildTransfer();
+  absl::Status BuildEngine();
+  void BuildTable();
+  absl::Status Serve();
+  worker::GroupOptions GroupOptionsOf(int port) const;
+  worker::GroupCallbacks GroupCallbacksOf();
+  worker::Load LoadNow() const;
+
+  void RunSteps();
+  absl::Status ConnectRanks();
+  void Register(const std::vector<worker::MemberInfo>& members);
+  void SetDraining(bool on);
+
+  bool leads() const { return config.worker().index() == 0; }
+  int ranks() const { return config.worker().size(); }
+  int max_sequences() const { return Or(config.has_max_sequences(), config.max_sequences(), 64); }
+  Duration lease() const {
+    return milliseconds(Or(config.worker().has_lease_ms(), config.worker().lease_ms(), 6000));
+  }
+  std::string Name() const {
+    return absl::StrCat(config.worker().group(), "/", config.worker().index());
+  }
+  std::string HostName() const {
+    return config.worker().host().empty() ? "127.0.0.1" : config.worker().host();
+  }
+
+  const v1::DecodeConfig config;
+  ShutdownSignal& shutdown;
+  const Incarnation incarnation{RandomId()};
+  Metrics metrics;
+  DecodeMetrics decode_metrics{metrics};
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<worker::ModelHost> host;
+  std::unique_ptr<kv_transfer::Transport> transport;
+  std::unique_ptr<kv_transfer::LinkTable> links;
+  std::unique_ptr<RankLinks> rank_links;
+  std::unique_ptr<RankMesh> mesh;
+  std::unique_ptr<TransportExchange> exchange;
+  std::unique_ptr<engine::DecodeStep> step;
+  std::unique_ptr<kv_transfer::KvReceiver> receiver;
+  std::unique_ptr<RequestTable> table;
+  std::unique_ptr<DecodeLoop> loop;
+
+  // The group as it was formed; empty when this process ends before.
+  std::promise<std::vector<worker::MemberInfo>> formed;
+  std::atomic<bool> formed_set = false;
+  std::atomic<bool> finished = false;  // the loops of all ranks ended in agreement
+  std::promise<void> steps_over;
+
+  std::unique_ptr<worker::GroupLeader> group_leader;
+  std::unique_ptr<grpc::Service> service;
+  std::unique_ptr<grpc::Server> grpc_server;
+  int grpc_port = 0;
+  std::unique_ptr<worker::GroupMembership> membership;  // ranks other than the first
+  Mutex directory_mu;
+  std::unique_ptr<worker::DirectoryClient> directory ABSL_GUARDED_BY(directory_mu);
+  std::thread step_thread;
+};
+
+Server::Parts::~Parts() {
+  if (loop) loop->Stop();
+  if (!formed_set.exchange(true)) formed.set_value({});
+  if (step_thread.joinable()) step_thread.join();
+  std::unique_ptr<worker::DirectoryClient> last_words;
+  {
+    MutexLock lock(directory_mu);
+    last_words = std::move(directory);
+  }
+  last_words.reset();
+  membership.reset();
+  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now());
+}
+
+absl::Status Server::Parts::Build() {
+  BALEEN_RETURN_IF_ERROR(Check(config));
+  BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
+  BALEEN_ASSIGN_OR_RETURN(host,
+                          worker::ModelHost::Create(options, worker::ModelHost::Split::kExpertRank,
+                                                    config.worker().index(), ranks()));
+  BALEEN_ASSIGN_OR_RETURN(
+      metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
+  BALEEN_RETURN_IF_ERROR(BuildTransfer());
+  BALEEN_RETURN_IF_ERROR(BuildEngine());
+  BuildTable();
+  BALEEN_RETURN_IF_ERROR(Serve());
+  step_thread = std::thread([this] { RunSteps(); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Parts::BuildTransfer() {
+  const v1::WorkerConfig& w = config.worker();
+  BALEEN_ASSIGN_OR_RETURN(
+      transport, kv_transfer::CreateUcxTransport({.name = Name(), .transports = w.transport()}));
+  const size_t page_bytes = host->layout().PageBytes();
+  BALEEN_ASSIGN_OR_RETURN(
+      links, kv_transfer::LinkTable::Create(*transport,
+                                            {.name = Name(),
+                                             .incarnation = incarnation,
+                                             .fingerprint = host->fingerprint(),
+                                             .pool = {.base = host->pool(),
+                                                      .page_stride = page_bytes,
+                                                      .page_bytes = page_bytes,
+                                                      .pages = host->pages()},
+                                             .peers_write_pool = true,
+                                             .require_transport = w.require_transport(),
+                                             .lease = lease()},
+                                            metrics));
+  rank_links = RankLinks::Create(*links, metrics);
+  mesh = std::make_unique<RankMesh>(RankMesh::Options{.rank = w.index(),
+                                                      .size = ranks(),
+                                                      .deadline = lease(),
+                                                      .broken =
+                                                          [this](const absl::Status& why) {
+                                                            if (!finished) shutdown.Request(why);
+                                                          }},
+                                    [this](std::span<const RankMesh::Envelope> envelopes,
+                                           int parity) { rank_links->Post(envelopes, parity); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Parts::BuildEngine() {
+  const int drafts = host->options().drafts;
+  const int rows = max_sequences() * (1 + drafts);
+  if (ranks() > 1) {
+    BALEEN_ASSIGN_OR_RETURN(exchange,
+                            TransportExchange::Create(
+                                *mesh, {.experts = host->config().n_routed_experts,
+                                        .dim = host->config().hidden_size,
+                                        .topk = host->config().num_experts_per_tok,
+                                        .max_rows = rows,
+                                        .activations = ActivationDType(host->options().numerics)}));
+  }
+  BALEEN_RETURN_IF_ERROR(host->BuildForward(
+      {.max_rows = rows, .max_sequences = max_sequences(), .max_head_rows = rows}, exchange.get()));
+  step = std::make_unique<engine::DecodeStep>(
+      host->forward(), engine::DecodeLimits{.drafts = drafts,
+                                            .max_context = host->options().max_context,
+                                            .max_head_rows = rows,
+                                            .vocabulary = host->vocabulary()});
+  return absl::OkStatus();
+}
+
+void Server::Parts::BuildTable() {
+  kv_transfer::KvReceiverOptions options;
+  if (config.has_grant_ttl_ms()) options.grant_ttl = milliseconds(config.grant_ttl_ms());
+  if (config.has_transfer_timeout_ms())
+    options.transfer_timeout = milliseconds(config.transfer_timeout_ms());
+  if (config.has_drain_ack_timeout_ms())
+    options.drain_ack_timeout = milliseconds(config.drain_ack_timeout_ms());
+  receiver = kv_transfer::KvReceiver::Create(
+      *links, options,
+      {.ready = [this](AttemptId id,
+                       kv_transfer::HandoffRecord r) { table->Ready(id, std::move(r)); },
+       .failed = [this](AttemptId id, const absl::Status& why) { table->Failed(id, why); },
+       .settled = [this](AttemptId id) { table->Settled(id); }},
+      metrics);
+  uint32_t components = kv_transfer::kComponentLatent;
+  if (host->layout().index_dim > 0) components |= kv_transfer::kComponentIndex;
+  table = std::make_unique<RequestTable>(
+      RequestTableOptions{
+          .pages = host->pages(),
+          .max_running = max_sequences(),
+          .max_waiting = Or(config.has_max_waiting(), config.max_waiting(), 4096),
+          .quarantine_percent = Or(config.has_quarantine_percent(), config.quarantine_percent(), 5),
+          .limits = {.drafts = host->options().drafts,
+                     .max_context = host->options().max_context,
+                     .max_head_rows = max_sequences() * (1 + host->options().drafts),
+                     .vocabulary = host->vocabulary()},
+          .stage_components = components,
+          .last_stage_components = host->shard().mtp ? kv_transfer::kComponentDraft : 0u},
+      KvLender{
+          .grant =
+              [this](kv_transfer::KvReceiver::GrantRequest r) { receiver->Grant(std::move(r)); },
+          .release = [this](AttemptId id) { receiver->Release(id); },
+          .cancel = [this](AttemptId id, const absl::Status& why) { receiver->Cancel(id, why); }},
+      [this] { mesh->Wake(); }, decode_metrics);
+  loop = std::make_unique<DecodeLoop>(*mesh, *table, *step, decode_metrics);
+}
+
+absl::Status Server::Parts::Serve() {
+  const v1::WorkerConfig& w = config.worker();
+  service =
+      MakeDecodeService({.submit =
+                             [this](DecodeJob job, std::shared_ptr<TokenBuffer> out) {
+                               return table->Submit(std::move(job), std::move(out));
+                             },
+                         .cancel =
+                             [this](AttemptId id) {
+                               table->Cancel(id, absl::CancelledError("cancelled by the router"));
+                             },
+                         .vocab_size = host->config().vocab_size});
+  if (leads())
+    group_leader = worker::GroupLeader::Create(GroupOptionsOf(w.grpc_port()), GroupCallbacksOf());
+  const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
+  builder.SetMaxReceiveMessageSize(-1);
+  builder.RegisterService(service.get());
+  if (group_leader) builder.RegisterService(group_leader->service());
+  grpc_server = builder.BuildAndStart();
+  if (grpc_server == nullptr || grpc_port == 0)
+    return absl::UnavailableError(absl::StrCat("worker.grpc_port: cannot listen on ", listen));
+  if (group_leader)
+    group_leader->Start();
+  else
+    membership = worker::JoinGroup(GroupOptionsOf(grpc_port), GroupCallbacksOf());
+  return absl::OkStatus();
+}
+
+worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
+  const v1::WorkerConfig& w = config.worker();
+  return {.size = w.size(),
+          .self = {.index = w.index(),
+                   .incarnation = incarnation,
+                   .grpc_address = absl::StrCat(HostName(), ":", port),
+                   .transport_address = transport->LocalAddress(),
+                   .pid = getpid(),
+                   .metrics_address = absl::StrCat(HostName(), ":", metrics_server->port()),
+                   .pages = host->pages()},
+          .fingerprint = host->fingerprint(),
+          .leader = w.leader(),
+          .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
+}
+
+worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
+  return {.formed =
+              [this](std::vector<worker::MemberInfo> members, Incarnation) {
+                if (!formed_set.exchange(true)) formed.set_value(std::move(members));
+              },
+          .broken =
+              [this](absl::Status why) {
+                if (!finished) shutdown.Request(std::move(why));
+              },
+          .drain = [this] { SetDraining(true); },
+          .undrain = [this] { SetDraining(false); },
+          .stop = [] {},
+          .flush_cache = [] {},
+          .load = [this] { return LoadNow(); }};
+}
+
+worker::Load Server::Parts::LoadNow() const {
+  const RequestTable::Counts counts = table->counts();
+  return {.total_pages = counts.pages.total,
+          .free_pages = counts.pages.free,
+          .quarantined_pages = counts.pages.quarantined,
+          .running = counts.granted + counts.ready + counts.running,
+          .waiting = counts.waiting,
+          .waiting_tokens = counts.waiting_tokens,
+          .accept_length = loop->accept_length()};
+}
+
+// The step thread: waits for the group, connects the ranks, steps until the end.
+void Server::Parts::RunSteps() {
+  pthread_setname_np(pthread_self(), "step");
+  absl::Status status = ConnectRanks();
+  if (status.ok()) status = loop->Run();
+  if (status.ok()) {
+    finished = true;
+    rank_links->Finish();
+    if (group_leader) group_leader->Stop();
+  }
+  if (!absl::IsCancelled(status)) shutdown.Request(status);
+  steps_over.set_value();
+}
+
+absl::Status Server::Parts::ConnectRanks() {
+  const std::vector<worker::MemberInfo> members = formed.get_future().get();
+  if (members.empty()) return absl::CancelledError("ends before the group was formed");
+  std::vector<kv_transfer::PeerAddress> peers;
+  for (const worker::MemberInfo& member : members)
+    peers.push_back({.name = absl::StrCat(config.worker().group(), "/", member.index),
+                     .transport_address = member.transport_address,
+                     .incarnation = member.incarnation});
+  BALEEN_RETURN_IF_ERROR(rank_links->Connect(*mesh, peers, kConnectTimeout));
+  spdlog::info("group {} of {} ranks is formed", config.worker().group(), members.size());
+  if (leads()) Register(members);
+  return worker::WriteReadyFile(config.worker().ready_file(), grpc_port, metrics_server->port());
+}
+
+void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
+  MutexLock lock(directory_mu);
+  directory = worker::DirectoryClient::Create(
+      {config.worker().routers().begin(), config.worker().routers().end()},
+      {.role = worker::Role::kDecode,
+       .group = config.worker().group(),
+       .incarnation = incarnation,
+       .members = members,
+       .fingerprint = host->fingerprint(),
+       .max_context = host->options().max_context,
+       .pool_tokens = int64_t{host->pages()} * kPageTokens,
+       .drafts = host->options().drafts},
+      {.loads = [this] { return group_leader->Loads(); },
+       .drain = [this] { SetDraining(true); },
+       .undrain = [this] { SetDraining(false); },
+       .flush_cache = [] {}});
+  directory->SetState(worker::State::kReady);
+}
+
+// On the leader: of the whole group. Any thread.
+void Server::Parts::SetDraining(bool on) {
+  table->SetDraining(on);
+  if (!group_leader) return;
+  on ? group_leader->Drain() : group_leader->Undrain();
+  MutexLock lock(directory_mu);
+  if (directory) directory->SetState(on ? worker::State::kDraining : worker::State::kReady);
+}
+
+Server::Server() = default;
+Server::~Server() = default;
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::DecodeConfig& config,
+                                                       ShutdownSignal& shutdown) {
+  std::unique_ptr<Server> server(new Server);
+  server->parts_ = std::make_unique<Parts>(config, shutdown);
+  BALEEN_RETURN_IF_ERROR(server->parts_->Build());
+  return server;
+}
+
+void Server::Drain() {
+  Parts& p = *parts_;
+  const v1::WorkerConfig& w = p.config.worker();
+  const milliseconds timeout(Or(w.has_drain_timeout_ms(), w.drain_timeout_ms(), 60000));
+  std::future<void> over = p.steps_over.get_future();
+  p.SetDraining(true);
+  if (p.membership) p.membership->Drain();
+  p.loop->RequestExit();
+  if (over.wait_for(timeout) == std::future_status::ready) return;
+  spdlog::warn("drain_timeout_ms is over, ending what still runs");
+  p.table->CancelAll(absl::UnavailableError("decode rank is shutting down"));
+  over.wait_for(std::chrono::seconds(5));
+}
+
+}  // namespace baleen::decode_worker
