@@ -114,7 +114,7 @@ start() {
   [ "$http_port" -eq 0 ] && http_port=$(free_port)
   [ "$grpc_port" -eq 0 ] && grpc_port=$(free_port)
   cat >"$dir/router.textproto" <<EOT
-model: "$model" host: "127.0.0.1" http_port: $http_port grpc_port: $grpc_port ready_file: "$dir/router.ready"
+model: "$model" host: "127.0.0.1" http_port: $http_port grpc_port: $grpc_port ready_file: "$dir/router.ready" drain_grace_ms: 0
 EOT
   launch router baleen_router
   local group

@@ -287,7 +287,7 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
 }
 
 worker::Load Server::Parts::LoadNow() const {
-  worker::Load load{.total_pages = host->pages()};
+  worker::Load load{.total_pages = host->pages(), .free_pages = host->pages()};
   if (Leader* l = leader()) {
     const Leader::Load now = l->load();
     load.free_pages = now.free_pages;
