@@ -19,10 +19,9 @@ cmake --preset release >/dev/null
 cmake --build --preset release --target baleen_router baleen_prefill baleen_decode baleenctl
 
 dir=$root/run
-# The fixed port is the one the README's examples use; if it is taken, any other will do.
-port=8000
-(exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null && port=0
-deploy/local_cluster.sh start --bin build/release/bin --http-port $port --dir "$dir"
+# The ports of the README's examples; 0, any free one, where they are taken.
+free() { if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then echo 0; else echo "$1"; fi; }
+deploy/local_cluster.sh start --bin build/release/bin --dir "$dir" --http-port "$(free 8000)" --grpc-port "$(free 9000)"
 [ -n "$once" ] && trap 'deploy/local_cluster.sh stop --dir "$dir"' EXIT
 url=$(sed -n 's/^http=//p' "$dir/urls")
 
