@@ -15,6 +15,8 @@
 namespace baleen::kv_transfer {
 namespace {
 
+constexpr Duration kWaitSpin = std::chrono::microseconds(500);
+
 void Watch(int epoll_fd, int fd) {
   epoll_event event = {};
   event.events = EPOLLIN;
@@ -73,6 +75,8 @@ void ProgressThread::Loop() {
     worked |= RunTimers(now);
     if (worked) {
       last_work = now;
+    } else if (poller_.waiting && now - last_work < kWaitSpin && poller_.waiting()) {
+      std::this_thread::yield();
     } else if (now - last_work >= spin_) {
       Sleep(now);
     }
@@ -126,6 +130,7 @@ void ProgressThread::Sleep(TimePoint now) {
     const int ms = int(std::clamp<int64_t>(left, 0, 60'000));
     timeout_ms = timeout_ms < 0 ? ms : std::min(timeout_ms, ms);
   }
+  if (poller_.waiting && poller_.waiting()) timeout_ms = std::min(unsigned(timeout_ms), 1u);
   epoll_event events[2];
   epoll_wait(epoll_fd_, events, 2, timeout_ms);
   asleep_ = false;

@@ -32,6 +32,10 @@ class ProgressThread {
     std::function<bool()> poll;  // makes progress; says whether it did any
     std::function<bool()> arm;   // before sleeping; false: something is pending, poll again
     int fd = -1;                 // readable when an event comes after arm; not owned
+    // Something is under way whose progress may raise no event (UCX: room in a shared-memory
+    // queue). While true the thread yields instead of sleeping for kWaitSpin, then sleeps 1 ms at
+    // most.
+    std::function<bool()> waiting;
   };
 
   // `name` is at most 15 characters (pthread_setname_np).

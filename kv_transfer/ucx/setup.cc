@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,13 +19,12 @@
 namespace baleen::kv_transfer {
 namespace {
 
-bool UsesSharedMemory(const std::string& transports) {
-  if (transports.empty()) return true;
+// Does UCX_TLS=`transports` allow one of `names`?
+bool Allows(const std::string& transports, const std::set<std::string>& names) {
+  if (transports.empty() || transports == "all") return true;
   const std::vector<std::string> parts = absl::StrSplit(transports, ',');
-  return std::any_of(parts.begin(), parts.end(), [](const std::string& part) {
-    return part == "all" || part == "shm" || part == "sm" || part == "mm" || part == "posix" ||
-           part == "sysv";
-  });
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const std::string& part) { return names.count(part) > 0; });
 }
 
 absl::StatusOr<UcpConfig> ReadConfig(const UcxOptions& options) {
@@ -33,7 +33,17 @@ absl::StatusOr<UcpConfig> ReadConfig(const UcxOptions& options) {
   UcpConfig config(raw);
   std::map<std::string, std::string> settings = options.config;
   if (!options.transports.empty()) settings["TLS"] = options.transports;
-  if (UsesSharedMemory(options.transports)) settings.emplace("MM_ERROR_HANDLING", "y");
+  // UCX warns of settings that no transport in use has.
+  if (Allows(options.transports, {"shm", "sm", "mm", "posix", "sysv"})) {
+    settings.emplace("MM_ERROR_HANDLING", "y");
+    settings.emplace("MM_FIFO_SIZE", "256");  // 2 MB: what flows each time the peer is scheduled
+  }
+  if (Allows(options.transports, {"shm", "sm", "cma"}))
+    settings.emplace("MEMORY_INVALIDATE", "y");  // else UCX uses no CMA beside error handling
+  if (Allows(options.transports, {"tcp"})) {
+    settings.emplace("TX_SEG_SIZE", "128K");
+    settings.emplace("RX_SEG_SIZE", "128K");
+  }
   settings.emplace("RNDV_SCHEME", "get_zcopy");  // the receiver fetches; see ucx_transport.h
   for (const auto& [name, value] : settings)
     BALEEN_RETURN_IF_ERROR(FromUcs(ucp_config_modify(config.get(), name.c_str(), value.c_str()),

@@ -203,6 +203,7 @@ class UcxTransport final : public Transport {
   std::map<uint64_t, EndpointId> by_process_;            // the open endpoint to a process
   std::map<uint64_t, std::shared_ptr<Stream>> streams_;  // by process
   std::set<Operation*> orphans_;
+  int64_t operations_ = 0;  // given to UCX and not completed, orphans excepted
   std::set<Arrival*> arrivals_;
   // What UCX told us in its callbacks, handled after ucp_worker_progress returned: our callbacks
   // may then call anything.
@@ -218,8 +219,10 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
       buffers_(BufferPool::Create(options.keep_buffer_bytes)),
       thread_(std::make_unique<ProgressThread>(
           "kv_transfer",
-          ProgressThread::Poller{
-              .poll = [this] { return Poll(); }, .arm = [this] { return Arm(); }, .fd = event_fd},
+          ProgressThread::Poller{.poll = [this] { return Poll(); },
+                                 .arm = [this] { return Arm(); },
+                                 .fd = event_fd,
+                                 .waiting = [this] { return operations_ > 0; }},
           options.spin)) {}
 
 absl::Status UcxTransport::Start() {
@@ -399,6 +402,7 @@ void UcxTransport::OnHandleClosed(EndpointId id) {
   for (Operation* operation : std::exchange(endpoint.pending, {})) {
     operation->orphan = true;
     orphans_.insert(operation);
+    --operations_;
     Later(std::move(operation->done), cancelled);
   }
   for (auto& [flush, done] : std::exchange(endpoint.flushes, {})) Later(std::move(done), cancelled);
@@ -466,6 +470,7 @@ void UcxTransport::Complete(Operation* operation, ucs_status_t status) {
   const auto it = endpoints_.find(owned->endpoint.value);
   BALEEN_CHECK(it != endpoints_.end());
   it->second->pending.erase(operation);
+  --operations_;
   Later(std::move(owned->done), FromUcs(status, "wire"));
 }
 
