@@ -25,8 +25,12 @@ class LoopbackRanks {
     std::unique_ptr<decode_worker::RankLinks> rank_links;
   };
 
-  explicit LoopbackRanks(int size, Duration deadline = std::chrono::seconds(20)) {
-    for (int r = 0; r < size; ++r) Add(r, size, deadline);
+  using PoolOf = std::function<kv_transfer::PagePoolView(int rank)>;
+
+  explicit LoopbackRanks(int size, Duration deadline = std::chrono::seconds(20),
+                         const PoolOf& pool = nullptr) {
+    for (int r = 0; r < size; ++r)
+      Add(r, size, deadline, pool ? pool(r) : kv_transfer::PagePoolView{});
     for (auto& rank : ranks_) addresses_.push_back(rank->links->Self());
   }
   ~LoopbackRanks() {
@@ -48,7 +52,7 @@ class LoopbackRanks {
   }
 
  private:
-  void Add(int r, int size, Duration deadline) {
+  void Add(int r, int size, Duration deadline, const kv_transfer::PagePoolView& pool) {
     auto owned = std::make_unique<Rank>();
     Rank* rank = owned.get();
     rank->mesh = std::make_unique<decode_worker::RankMesh>(
@@ -59,8 +63,12 @@ class LoopbackRanks {
             .broken = [rank](const absl::Status& why) { rank->broken = why; }},
         [rank](auto envelopes, int parity) { rank->rank_links->Post(envelopes, parity); });
     rank->transport = hub_.Create(Name(r));
-    auto links = kv_transfer::LinkTable::Create(
-        *rank->transport, {.name = Name(r), .incarnation = {uint64_t(100 + r)}}, rank->metrics);
+    auto links = kv_transfer::LinkTable::Create(*rank->transport,
+                                                {.name = Name(r),
+                                                 .incarnation = {uint64_t(100 + r)},
+                                                 .pool = pool,
+                                                 .peers_write_pool = pool.pages > 0},
+                                                rank->metrics);
     BALEEN_CHECK(links.ok());
     rank->links = *std::move(links);
     rank->rank_links = decode_worker::RankLinks::Create(*rank->links, rank->metrics);
