@@ -49,9 +49,20 @@ absl::Status DecodeLoop::RunUntilExit() {
     BALEEN_ASSIGN_OR_RETURN(const StepPlan plan, Agree(mesh_, own));
     metrics_.agree_seconds.Observe(SecondsSince(start));
     told = own;
-    if (plan.finished) return absl::OkStatus();
+    if (plan.finished) {
+      SayGoodbye();
+      return absl::OkStatus();
+    }
     if (plan.total_sequences > 0) BALEEN_RETURN_IF_ERROR(Step());
   }
+}
+
+// One more round: a rank that has everybody's goodbye may go, because all the others have learnt
+// by then that the end is agreed, and do not take its leaving for a failure.
+void DecodeLoop::SayGoodbye() {
+  agreed_();
+  const std::vector<RankMesh::Outgoing> to(size_t(mesh_.size()));
+  (void)mesh_.Exchange(RankMesh::Kind::kAgree, to);
 }
 
 void DecodeLoop::TakeChanges() {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,9 +24,11 @@ namespace baleen::decode_worker {
 // Threads: Run on the step thread; Stop, RequestExit, accept_length from any.
 class DecodeLoop {
  public:
-  // All must outlive it; `table`'s wake must call mesh.Wake.
-  DecodeLoop(RankMesh& mesh, RequestTable& table, engine::DecodeStep& step, DecodeMetrics& metrics)
-      : mesh_(mesh), table_(table), step_(step), metrics_(metrics) {}
+  // All must outlive it; `table`'s wake must call mesh.Wake. `agreed` is called, on the step
+  // thread, when all ranks have agreed to end: siblings that vanish from then on are no failure.
+  DecodeLoop(RankMesh& mesh, RequestTable& table, engine::DecodeStep& step, DecodeMetrics& metrics,
+             std::function<void()> agreed)
+      : mesh_(mesh), table_(table), step_(step), metrics_(metrics), agreed_(std::move(agreed)) {}
 
   // Until all ranks are drained and one was asked to exit (Ok), Stop (Cancelled), or the group
   // breaks (its error). What is left in the table then is cancelled with that status.
@@ -42,6 +46,7 @@ class DecodeLoop {
   using Running = RequestTable::Running;
 
   absl::Status RunUntilExit();
+  void SayGoodbye();
   void TakeChanges();
   StepProposal Propose() const;
   absl::Status Step();
@@ -51,6 +56,7 @@ class DecodeLoop {
   RequestTable& table_;
   engine::DecodeStep& step_;
   DecodeMetrics& metrics_;
+  const std::function<void()> agreed_;
 
   std::vector<std::unique_ptr<Running>> running_;
   std::vector<engine::DecodeSequence*> batch_;

@@ -69,21 +69,26 @@ class RankLinks::Core : public std::enable_shared_from_this<Core> {
 
   void Send(std::span<const RankMesh::Envelope> envelopes, int parity) {
     for (const RankMesh::Envelope& e : envelopes) {
-      const auto done = [mesh = mesh_, parity, peer = e.peer](const absl::Status& status) {
-        mesh->SendDone(parity, status.ok()
-                                   ? status
-                                   : absl::UnavailableError(absl::StrCat(
-                                         "decode rank ", peer, " is gone: ", status.ToString())));
+      const auto done = [self = shared_from_this(), parity, peer = e.peer](absl::Status status) {
+        if (!status.ok() && !self->finished_)
+          status = absl::UnavailableError(
+              absl::StrCat("decode rank ", peer, " is gone: ", status.ToString()));
+        else
+          status = absl::OkStatus();
+        self->mesh_->SendDone(parity, status);
       };
-      if (finished_) {
-        done(absl::OkStatus());
-        continue;
-      }
       links_.Send(*by_rank_[size_t(e.peer)], kRankMessage, e.header, e.payload, done);
     }
   }
 
-  void Finish() { finished_ = true; }
+  void Finish() {
+    finished_ = true;
+    {
+      MutexLock lock(mu_);
+      if (failure_.ok()) failure_ = absl::CancelledError("the group ends");
+    }
+    changed_.NotifyAll();
+  }
   kv_transfer::LinkTable& links() { return links_; }
 
  private:

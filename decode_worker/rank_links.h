@@ -18,11 +18,11 @@ namespace baleen::decode_worker {
 // knows who its siblings are; such messages wait for Connect. A message of a process that is no
 // sibling is dropped and counted.
 //
-// Threads: Create, Connect on main; Post on the step thread. Destroy after the step thread ended
-// and before `links`.
+// Threads: Create on main; Connect, Post on the step thread. Destroy after the step thread ended
+// and before `links`; the mesh must outlive `links`, whose end completes what was not sent.
 class RankLinks {
  public:
-  // `links`, `metrics` and (once attached) the mesh must outlive it.
+  // `links` and `metrics` must outlive it.
   static std::unique_ptr<RankLinks> Create(kv_transfer::LinkTable& links, Metrics& metrics);
   ~RankLinks();
 
@@ -34,7 +34,8 @@ class RankLinks {
   // For RankMesh::Options: sends envelopes on the transport's thread.
   void Post(std::span<const RankMesh::Envelope> envelopes, int parity);
 
-  // The group ends in agreement: siblings that vanish from now on are no failure.
+  // The group ends in agreement: siblings that vanish from now on are no failure; what is posted
+  // later is still sent where it can be. Ends a Connect that waits (Cancelled). Any thread.
   void Finish();
 
  private:

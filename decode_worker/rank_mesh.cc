@@ -90,7 +90,8 @@ absl::Status RankMesh::AwaitRound(Kind kind) {
         std::chrono::duration_cast<std::chrono::milliseconds>(options_.deadline).count(),
         " ms (round ", round_, ", ", Name(kind), ")"));
   }
-  if (!failure_.ok()) return failure_;
+  // A round that is complete counts, even if a sibling left right after it.
+  if (arrived_[parity()].load(std::memory_order_relaxed) < want) return failure_;
   return TakeRound(kind);
 }
 

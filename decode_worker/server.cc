@@ -4,11 +4,13 @@
 #include <unistd.h>
 
 #include <future>
-#include <optional>
+#include <set>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
@@ -38,6 +40,8 @@ int Or(bool present, int value, int otherwise) { return present ? value : otherw
 
 // How long a formed group may take to connect its ranks.
 constexpr auto kConnectTimeout = std::chrono::seconds(30);
+// How long streams that have ended may take to reach the router when the process ends.
+constexpr auto kLastWrites = std::chrono::seconds(2);
 
 absl::Status Check(const v1::DecodeConfig& config) {
   const v1::WorkerConfig& w = config.worker();
@@ -67,8 +71,10 @@ struct Server::Parts {
   absl::Status Serve();
   worker::GroupOptions GroupOptionsOf(int port) const;
   worker::GroupCallbacks GroupCallbacksOf();
-  worker::Load LoadNow() const;
+  worker::Load LoadNow();
 
+  void WatchWires();
+  void GiveUpForming();
   void RunSteps();
   absl::Status ConnectRanks();
   void Register(const std::vector<worker::MemberInfo>& members);
@@ -93,21 +99,26 @@ struct Server::Parts {
   Metrics metrics;
   DecodeMetrics decode_metrics{metrics};
   std::unique_ptr<MetricsServer> metrics_server;
+  // These three outlive the transport, whose last callbacks and sends use them; the pool (in host)
+  // does because peers write it.
+  std::unique_ptr<RankMesh> mesh;
+  std::unique_ptr<TransportExchange> exchange;
   std::unique_ptr<worker::ModelHost> host;
+  std::unique_ptr<RequestTable> table;
+  Mutex wires_mu;
+  std::set<std::string> wires ABSL_GUARDED_BY(wires_mu);  // what the links really are
   std::unique_ptr<kv_transfer::Transport> transport;
   std::unique_ptr<kv_transfer::LinkTable> links;
   std::unique_ptr<RankLinks> rank_links;
-  std::unique_ptr<RankMesh> mesh;
-  std::unique_ptr<TransportExchange> exchange;
-  std::unique_ptr<engine::DecodeStep> step;
   std::unique_ptr<kv_transfer::KvReceiver> receiver;
-  std::unique_ptr<RequestTable> table;
+  std::unique_ptr<engine::DecodeStep> step;
   std::unique_ptr<DecodeLoop> loop;
 
   // The group as it was formed; empty when this process ends before.
   std::promise<std::vector<worker::MemberInfo>> formed;
   std::atomic<bool> formed_set = false;
-  std::atomic<bool> finished = false;  // the loops of all ranks ended in agreement
+  std::atomic<bool> finished = false;  // all ranks agreed to end, or this one leaves anyway
+  std::atomic<bool> exiting = false;   // SIGTERM: a drain cannot be taken back
   std::promise<void> steps_over;
 
   std::unique_ptr<worker::GroupLeader> group_leader;
@@ -121,8 +132,10 @@ struct Server::Parts {
 };
 
 Server::Parts::~Parts() {
+  finished = true;
   if (loop) loop->Stop();
-  if (!formed_set.exchange(true)) formed.set_value({});
+  if (rank_links) rank_links->Finish();
+  GiveUpForming();
   if (step_thread.joinable()) step_thread.join();
   std::unique_ptr<worker::DirectoryClient> last_words;
   {
@@ -131,7 +144,12 @@ Server::Parts::~Parts() {
   }
   last_words.reset();
   membership.reset();
-  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now());
+  // All streams have ended; their last bytes may still be on the way.
+  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + kLastWrites);
+}
+
+void Server::Parts::GiveUpForming() {
+  if (!formed_set.exchange(true)) formed.set_value({});
 }
 
 absl::Status Server::Parts::Build() {
@@ -169,6 +187,7 @@ absl::Status Server::Parts::BuildTransfer() {
                                              .lease = lease()},
                                             metrics));
   rank_links = RankLinks::Create(*links, metrics);
+  transport->Post([this] { WatchWires(); });
   mesh = std::make_unique<RankMesh>(RankMesh::Options{.rank = w.index(),
                                                       .size = ranks(),
                                                       .deadline = lease(),
@@ -181,10 +200,23 @@ absl::Status Server::Parts::BuildTransfer() {
   return absl::OkStatus();
 }
 
+void Server::Parts::WatchWires() {
+  links->AddObserver(
+      [this](kv_transfer::LinkId link, kv_transfer::LinkState state, const absl::Status&) {
+        if (state != kv_transfer::LinkState::kUp) return;
+        const auto info = links->Info(link);
+        MutexLock lock(wires_mu);
+        if (info && !info->wire.empty()) wires.insert(info->wire);
+      });
+}
+
 absl::Status Server::Parts::BuildEngine() {
   const int drafts = host->options().drafts;
   const int rows = max_sequences() * (1 + drafts);
   if (ranks() > 1) {
+    if (host->options().device != "cpu")
+      return absl::UnimplementedError(
+          "worker.size: experts are exchanged through host memory; several ranks need device cpu");
     BALEEN_ASSIGN_OR_RETURN(exchange,
                             TransportExchange::Create(
                                 *mesh, {.experts = host->config().n_routed_experts,
@@ -237,7 +269,10 @@ void Server::Parts::BuildTable() {
           .release = [this](AttemptId id) { receiver->Release(id); },
           .cancel = [this](AttemptId id, const absl::Status& why) { receiver->Cancel(id, why); }},
       [this] { mesh->Wake(); }, decode_metrics);
-  loop = std::make_unique<DecodeLoop>(*mesh, *table, *step, decode_metrics);
+  loop = std::make_unique<DecodeLoop>(*mesh, *table, *step, decode_metrics, [this] {
+    finished = true;
+    rank_links->Finish();
+  });
 }
 
 absl::Status Server::Parts::Serve() {
@@ -301,14 +336,20 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
           .load = [this] { return LoadNow(); }};
 }
 
-worker::Load Server::Parts::LoadNow() const {
+worker::Load Server::Parts::LoadNow() {
   const RequestTable::Counts counts = table->counts();
+  std::string transports;
+  {
+    MutexLock lock(wires_mu);
+    transports = absl::StrJoin(wires, ",");
+  }
   return {.total_pages = counts.pages.total,
           .free_pages = counts.pages.free,
           .quarantined_pages = counts.pages.quarantined,
           .running = counts.granted + counts.ready + counts.running,
           .waiting = counts.waiting,
           .waiting_tokens = counts.waiting_tokens,
+          .transports = std::move(transports),
           .accept_length = loop->accept_length()};
 }
 
@@ -317,11 +358,7 @@ void Server::Parts::RunSteps() {
   pthread_setname_np(pthread_self(), "step");
   absl::Status status = ConnectRanks();
   if (status.ok()) status = loop->Run();
-  if (status.ok()) {
-    finished = true;
-    rank_links->Finish();
-    if (group_leader) group_leader->Stop();
-  }
+  if (status.ok() && group_leader) group_leader->Stop();
   if (!absl::IsCancelled(status)) shutdown.Request(status);
   steps_over.set_value();
 }
@@ -361,6 +398,7 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
 
 // On the leader: of the whole group. Any thread.
 void Server::Parts::SetDraining(bool on) {
+  if (exiting && !on) return;
   table->SetDraining(on);
   if (!group_leader) return;
   on ? group_leader->Drain() : group_leader->Undrain();
@@ -384,6 +422,8 @@ void Server::Drain() {
   const v1::WorkerConfig& w = p.config.worker();
   const milliseconds timeout(Or(w.has_drain_timeout_ms(), w.drain_timeout_ms(), 60000));
   std::future<void> over = p.steps_over.get_future();
+  p.GiveUpForming();
+  p.exiting = true;
   p.SetDraining(true);
   if (p.membership) p.membership->Drain();
   p.loop->RequestExit();

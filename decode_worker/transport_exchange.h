@@ -36,7 +36,9 @@ struct TransportExchangeOptions {
 // thread.
 class TransportExchange final : public model::ExpertExchange {
  public:
-  // `mesh` must outlive it. InvalidArgument: the ranks do not divide the experts.
+  // `mesh` must outlive it, and it must outlive the links that carry the mesh's messages: what was
+  // sent last may still be on its way out of this object's memory. InvalidArgument: the ranks do
+  // not divide the experts.
   static absl::StatusOr<std::unique_ptr<TransportExchange>> Create(
       RankMesh& mesh, const TransportExchangeOptions& options);
 

@@ -301,14 +301,21 @@ class DecodeGroup {
     part.exchange = *std::move(exchange);
     part.forward = std::make_unique<FakeForward>(part.shard, part.pool.data(), part.exchange.get());
     part.step = std::make_unique<engine::DecodeStep>(*part.forward, Limits());
-    part.loop = std::make_unique<decode_worker::DecodeLoop>(*rank.mesh, *part.table, *part.step,
-                                                            *part.metrics);
+    part.loop = std::make_unique<decode_worker::DecodeLoop>(
+        *rank.mesh, *part.table, *part.step, *part.metrics, [&rank] { rank.rank_links->Finish(); });
   }
   void RunRank(int r) {
     Part& part = *parts_[size_t(r)];
     part.end = ranks_->Connect(r);
     if (part.end.ok()) part.end = part.loop->Run();
-    if (part.end.ok()) ranks_->rank(r).rank_links->Finish();
+    if (part.end.ok()) Leave(r);
+  }
+  // As a process that ends: its links go, while other ranks may still be on their way out.
+  void Leave(int r) {
+    kv_transfer::LinkTable& links = *ranks_->rank(r).links;
+    links.transport().Post([&links] {
+      for (kv_transfer::LinkId link : links.Links()) links.Close(link, absl::OkStatus());
+    });
   }
 
   const Options options_;

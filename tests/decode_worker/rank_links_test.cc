@@ -38,13 +38,16 @@ TEST(RankLinks, OneRankNeedsNobody) {
 
 TEST(RankLinks, ExpertsOverTheWireEqualTheLocalOnes) {
   constexpr int kSize = 4, kRows = 6, kTopk = 2, kDim = 32;
+  std::vector<std::unique_ptr<TransportExchange>> exchanges(kSize);  // they outlive the links
   LoopbackRanks ranks(kSize);
   ranks.Run([&](int rank) {
     BALEEN_ASSERT_OK(ranks.Connect(rank));
     RankMesh& mesh = *ranks.rank(rank).mesh;
-    auto exchange = TransportExchange::Create(
+    auto created = TransportExchange::Create(
         mesh, {.experts = 8, .dim = kDim, .topk = kTopk, .max_rows = kRows});
-    BALEEN_ASSERT_OK(exchange.status());
+    BALEEN_ASSERT_OK(created.status());
+    exchanges[size_t(rank)] = *std::move(created);
+    TransportExchange* exchange = exchanges[size_t(rank)].get();
     for (int layer = 0; layer < 50; ++layer) {
       const int rows = rank == layer % kSize ? 0 : kRows;
       std::vector<float> x(size_t(rows * kDim));
@@ -54,13 +57,13 @@ TEST(RankLinks, ExpertsOverTheWireEqualTheLocalOnes) {
         ids.push_back((r + layer) % 8);
         ids.push_back((r * 3 + rank + 1 + layer) % 8);
       }
-      const auto in = (*exchange)->Dispatch(
+      const auto in = exchange->Dispatch(
           {.data = x.data(), .rows = rows, .cols = kDim, .stride = kDim}, {}, ids.data(), kTopk);
       std::vector<float> out(size_t(in.rows * kTopk * kDim), -1.f);
       for (int pair = 0; pair < in.rows * kTopk; ++pair)
         for (int c = 0; c < kDim; ++c)
           out[size_t(pair * kDim + c)] = in.x.row<float>(pair / kTopk)[c] * 3 + float(in.ids[pair]);
-      const auto result = (*exchange)->Collect(
+      const auto result = exchange->Collect(
           {.data = out.data(), .rows = in.rows * kTopk, .cols = kDim, .stride = kDim});
       ASSERT_EQ(result.rows, rows * kTopk);
       for (int pair = 0; pair < rows * kTopk; ++pair)
