@@ -27,34 +27,37 @@ std::vector<int32_t> Prompt(const std::string& name) {
   return Goldens::Get().Ids(name, "prompt_ids");
 }
 
+// Long enough that most rows select their keys.
+constexpr size_t kLong = 450;
+std::vector<int32_t> LongPrompt() {
+  std::vector<int32_t> ids = Prompt("needle");
+  ids.resize(kLong);
+  return ids;
+}
+std::vector<int32_t> LongPromptShifted() {
+  std::vector<int32_t> ids = Goldens::Get().Ids("needle", "mtp_next_ids");
+  ids.resize(kLong);
+  return ids;
+}
+
 // Logits of the prompt's last row, of the main model and of MTP.
 struct LastLogits {
   std::vector<float> main, mtp;
 };
 
-// The whole prompt as one batch through one shard.
-LastLogits OneRun(const std::string& prompt) {
+// A prompt as one batch through one shard.
+std::vector<float> OneRun(const std::vector<int32_t>& ids) {
   TinyShard tiny = testing::WholeTiny();
-  const std::vector<int32_t> ids = Prompt(prompt);
-  const auto next = Goldens::Get().Ids("needle", "mtp_next_ids");
   Rows rows;
   rows.Add(0, 0, ids);
   tiny.Run(rows);
-  const int last = static_cast<int>(ids.size()) - 1;
-  LastLogits logits = {.main = tiny.LogitsOf(last)};
-  if (prompt != "needle") return logits;
-  Rows shifted;
-  shifted.Add(0, 0, next);
-  tiny.forward().RunMtp(tiny.BatchOf(shifted), Hidden::kMain, shifted.All());
-  logits.mtp = tiny.LogitsOf(last, Hidden::kMtp);
-  return logits;
+  return tiny.LogitsOf(static_cast<int>(ids.size()) - 1);
 }
 
-// The needle prompt, its chunks' sizes taken from `sizes` in turn.
+// The long prompt, its chunks' sizes taken from `sizes` in turn.
 LastLogits InChunks(std::span<const int> sizes) {
   TinyShard tiny = testing::WholeTiny();
-  const std::vector<int32_t> ids = Prompt("needle");
-  const auto next = Goldens::Get().Ids("needle", "mtp_next_ids");
+  const std::vector<int32_t> ids = LongPrompt(), next = LongPromptShifted();
   LastLogits logits;
   int begin = 0;
   for (size_t i = 0; begin < int(ids.size()); ++i) {
@@ -71,8 +74,8 @@ LastLogits InChunks(std::span<const int> sizes) {
 }
 
 TEST(Forward, ChunksGiveTheSameAsOneRun) {
-  const LastLogits want = OneRun("needle");
-  for (const std::vector<int>& sizes : {std::vector<int>{64}, {1, 63, 100, 7, 256, 13}, {511}}) {
+  const LastLogits want = InChunks(std::vector<int>{int(kLong)});
+  for (const std::vector<int>& sizes : {std::vector<int>{64}, {1, 63, 100, 7, 256, 13}}) {
     const LastLogits got = InChunks(sizes);
     EXPECT_EQ(MaxAbsDifference(got.main, want.main), 0) << sizes[0];
     EXPECT_EQ(MaxAbsDifference(got.mtp, want.mtp), 0) << sizes[0];
@@ -80,44 +83,44 @@ TEST(Forward, ChunksGiveTheSameAsOneRun) {
 }
 
 TEST(Forward, SequencesOfOneBatchDoNotMix) {
-  TinyShard tiny = testing::WholeTiny({.max_rows = 2048});
-  const std::vector<std::string> prompts = {"tool", "story", "needle", "prose"};
+  TinyShard tiny = testing::WholeTiny();
+  const std::vector<std::vector<int32_t>> prompts = {Prompt("tool"), Prompt("story"), LongPrompt(),
+                                                     Prompt("prose")};
   Rows rows;
   std::vector<int> last;
   for (size_t s = 0; s < prompts.size(); ++s) {
-    rows.Add(static_cast<int>(s), 0, Prompt(prompts[s]));
+    rows.Add(static_cast<int>(s), 0, prompts[s]);
     last.push_back(static_cast<int>(rows.tokens.size()) - 1);
   }
   tiny.Run(rows);
   std::vector<std::vector<float>> got;
   for (const int row : last) got.push_back(tiny.LogitsOf(row));
   for (size_t s = 0; s < prompts.size(); ++s) {
-    EXPECT_EQ(MaxAbsDifference(got[s], OneRun(prompts[s]).main), 0) << prompts[s];
+    EXPECT_EQ(MaxAbsDifference(got[s], OneRun(prompts[s])), 0) << s;
   }
 }
 
 // Decode rows, a prefill chunk and a verify run of four tokens share a batch.
 TEST(Forward, RowsOfDifferentKindsShareABatch) {
-  TinyShard tiny = testing::WholeTiny({.max_rows = 2048});
-  const std::vector<int32_t> needle = Prompt("needle"), tool = Prompt("tool"),
-                             story = Prompt("story");
+  TinyShard tiny = testing::WholeTiny();
+  const std::vector<int32_t> longer = LongPrompt(), tool = Prompt("tool"), story = Prompt("story");
   Rows before;
-  before.Add(0, 0, std::span(needle).first(800));
+  before.Add(0, 0, std::span(longer).first(400));
   before.Add(1, 0, std::span(tool).first(tool.size() - 4));
   before.Add(2, 0, std::span(story).first(story.size() - 1));
   tiny.Run(before);
   Rows mixed;
   mixed.Add(2, int(story.size()) - 1, std::span(story).last(1));
-  mixed.Add(0, 800, std::span(needle).subspan(800));
+  mixed.Add(0, 400, std::span(longer).subspan(400));
   mixed.Add(1, int(tool.size()) - 4, std::span(tool).last(4));
   tiny.Run(mixed);
   const int rows = static_cast<int>(mixed.tokens.size());
   const auto got_story = tiny.LogitsOf(0);
-  const auto got_needle = tiny.LogitsOf(rows - 5);
+  const auto got_longer = tiny.LogitsOf(rows - 5);
   const auto got_tool = tiny.LogitsOf(rows - 1);
-  EXPECT_EQ(MaxAbsDifference(got_story, OneRun("story").main), 0);
-  EXPECT_EQ(MaxAbsDifference(got_needle, OneRun("needle").main), 0);
-  EXPECT_EQ(MaxAbsDifference(got_tool, OneRun("tool").main), 0);
+  EXPECT_EQ(MaxAbsDifference(got_story, OneRun(story)), 0);
+  EXPECT_EQ(MaxAbsDifference(got_longer, OneRun(longer)), 0);
+  EXPECT_EQ(MaxAbsDifference(got_tool, OneRun(tool)), 0);
 }
 
 class Stages : public ::testing::TestWithParam<std::tuple<int, Numerics>> {};
@@ -163,13 +166,13 @@ TEST_P(Stages, ChainedThroughTheirStreamsGiveTheWholeModelsPagesAndLogits) {
 TEST(Forward, RanksWithAPartOfTheExpertsAgreeWithOneProcess) {
   constexpr int kRanks = 2;
   testing::RankExchanges exchanges(kRanks, TinyConfig().n_routed_experts);
-  const std::string prompts[kRanks] = {"needle", "story"};
+  const std::vector<int32_t> prompts[kRanks] = {LongPrompt(), Prompt("story")};
   std::vector<float> got[kRanks];
   std::vector<std::thread> threads;
   for (int r = 0; r < kRanks; ++r) {
     threads.emplace_back([&, r] {
       TinyShard rank(ExpertRank(TinyConfig(), true, r, kRanks), {}, &exchanges.rank(r));
-      const std::vector<int32_t> ids = Prompt(prompts[r]);
+      const std::vector<int32_t>& ids = prompts[r];
       Rows rows;
       rows.Add(0, 0, ids);
       rank.Run(rows);
@@ -181,7 +184,7 @@ TEST(Forward, RanksWithAPartOfTheExpertsAgreeWithOneProcess) {
   }
   for (std::thread& thread : threads) thread.join();
   for (int r = 0; r < kRanks; ++r) {
-    EXPECT_EQ(MaxAbsDifference(got[r], OneRun(prompts[r]).main), 0) << "rank " << r;
+    EXPECT_EQ(MaxAbsDifference(got[r], OneRun(prompts[r])), 0) << "rank " << r;
   }
 }
 
