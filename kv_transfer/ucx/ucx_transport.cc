@@ -8,8 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
 #include "common/ids.h"
@@ -17,7 +15,9 @@
 #include "kv_transfer/messages.h"
 #include "kv_transfer/progress_thread.h"
 #include "kv_transfer/ucx/handle.h"
-#include "kv_transfer/ucx/setup.h"
+#include "kv_transfer/ucx/ucx_transport_inbox.h"
+#include "kv_transfer/ucx/ucx_transport_setup.h"
+#include "kv_transfer/ucx/ucx_transport_wire.h"
 #include "spdlog/spdlog.h"
 
 namespace baleen::kv_transfer {
@@ -25,61 +25,6 @@ namespace {
 
 constexpr Duration kCloseTime = std::chrono::seconds(1);
 constexpr int kProgressBurst = 16;
-
-// Active message ids.
-enum : unsigned { kMessageId = 0, kPutId = 1, kFlushId = 2, kFlushReplyId = 3 };
-
-// Begins every header: who sent it over which of its endpoints.
-struct Prefix {
-  uint64_t process;
-  uint32_t endpoint;
-  uint32_t sequence;  // of kMessageId and kPutId, each counted from 0 within the endpoint
-};
-struct PutHeader {
-  Prefix prefix;
-  uint64_t region;
-  uint64_t address;
-};
-struct FlushHeader {  // also of the reply
-  Prefix prefix;
-  uint64_t flush;
-  uint32_t puts;  // answer once this many puts are carried out
-  uint32_t code;  // reply: ucs_status_t of the first put that could not be, negated
-};
-
-uint64_t Checksum(absl::string_view bytes) {
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (char c : bytes) hash = (hash ^ uint8_t(c)) * 0x100000001b3;
-  return hash;
-}
-
-template <typename T>
-absl::string_view AsBytes(const T& value) {
-  return {reinterpret_cast<const char*>(&value), sizeof(T)};
-}
-
-// UCX trusts addresses blindly, so what crosses the wire carries a tag, a checksum and a number.
-std::string Seal(absl::string_view tag, uint64_t number, absl::string_view bytes) {
-  const std::string body = absl::StrCat(AsBytes(number), bytes);
-  return absl::StrCat(tag, AsBytes(Checksum(body)), body);
-}
-
-struct Unsealed {
-  uint64_t number = 0;
-  std::string bytes;
-};
-absl::StatusOr<Unsealed> Unseal(absl::string_view tag, absl::string_view sealed) {
-  uint64_t sum = 0;
-  if (absl::StartsWith(sealed, tag) && sealed.size() >= tag.size() + 16) {
-    std::memcpy(&sum, sealed.data() + tag.size(), 8);
-    const absl::string_view body = sealed.substr(tag.size() + 8);
-    Unsealed result;
-    std::memcpy(&result.number, body.data(), 8);
-    result.bytes = std::string(body.substr(8));
-    if (Checksum(body) == sum) return result;
-  }
-  return absl::InvalidArgumentError(absl::StrCat("not a UCX ", tag));
-}
 
 class UcxTransport final : public Transport {
  public:
@@ -96,7 +41,7 @@ class UcxTransport final : public Transport {
   std::string LocalAddress() const override { return address_; }
 
   absl::StatusOr<RegionId> RegisterRegion(MemoryKind kind, void* base, size_t bytes) override;
-  void DeregisterRegion(RegionId region) override { regions_.erase(region.value); }
+  void DeregisterRegion(RegionId region) override { inbox_.RemoveRegion(region.value); }
   absl::StatusOr<std::string> PackRemoteKey(RegionId region) override;
 
   absl::StatusOr<EndpointId> Open(absl::string_view address) override;
@@ -114,10 +59,6 @@ class UcxTransport final : public Transport {
   Fence FenceOf(EndpointId) override { return Fence::kOwnClose; }
 
  private:
-  struct Region {
-    std::byte* base;
-    size_t bytes;
-  };
   struct Operation {  // one active message on its way out
     UcxTransport* transport;
     EndpointId endpoint;
@@ -125,32 +66,6 @@ class UcxTransport final : public Transport {
     Bytes header;         // kept until UCX has sent it
     Buffer gathered;      // the payload, when it came in pieces
     bool orphan = false;  // its endpoint is closed and `done` was called
-  };
-  struct Incoming {
-    Bytes header;
-    Buffer payload;
-    bool complete = false;
-  };
-  // What comes from one endpoint of a peer process. Messages are delivered in the order they were
-  // sent.
-  struct Stream {
-    uint32_t endpoint = 0;
-    uint32_t next = 0;  // message
-    std::map<uint32_t, std::shared_ptr<Incoming>> waiting;
-    // Puts: those before put_next are carried out, and those in put_done.
-    uint32_t put_next = 0;
-    std::set<uint32_t> put_done;
-    int puts_arriving = 0;  // fetches into our regions under way
-    ucs_status_t put_status = UCS_OK;
-    std::vector<FlushHeader> flushes;  // not answered
-    bool puts_dropped = false;         // our endpoint was closed
-  };
-  struct Arrival {  // one rendezvous on its way in
-    UcxTransport* transport;
-    uint64_t process;
-    std::shared_ptr<Stream> stream;
-    uint32_t sequence;
-    std::shared_ptr<Incoming> message;  // nullptr: a put
   };
   struct Endpoint {
     UcxTransport* transport;
@@ -164,7 +79,7 @@ class UcxTransport final : public Transport {
     std::map<uint64_t, uint64_t> keys;  // -> region of the peer
     std::set<Operation*> pending;
     std::map<uint64_t, Done> flushes;
-    std::shared_ptr<Stream> fenced;  // set on Close
+    std::shared_ptr<const UcxInbox::Stream> fenced;  // set on Close
     std::vector<Task> closed;
   };
 
@@ -178,18 +93,9 @@ class UcxTransport final : public Transport {
   void OnHandleClosed(EndpointId id);
   void FinishClose(EndpointId id);
 
-  std::shared_ptr<Stream> StreamOf(const Prefix& prefix);
-  ucs_status_t OnMessage(const void* header, size_t header_bytes, void* data, size_t bytes,
-                         bool rendezvous);
-  ucs_status_t OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
-                     bool rendezvous);
-  ucs_status_t OnFlush(const void* header, size_t header_bytes);
+  void AnswerFlush(uint64_t process, const FlushHeader& reply);
+  void FinishCloses();
   ucs_status_t OnFlushReply(const void* header, size_t header_bytes);
-  void Fetch(std::unique_ptr<Arrival> arrival, void* data, std::byte* to, size_t bytes);
-  void OnFetched(Arrival* arrival, ucs_status_t status);
-  void DeliverReady(Stream& stream);
-  void OnPutOver(uint64_t process, Stream& stream, uint32_t sequence, ucs_status_t status);
-  void AnswerFlushes(uint64_t process, Stream& stream);
 
   const uint64_t process_ = RandomId();
   UcpContext context_;
@@ -198,16 +104,14 @@ class UcxTransport final : public Transport {
   const std::shared_ptr<BufferPool> buffers_;
   Receiver receiver_;
   FailureObserver observer_;
-  std::map<uint64_t, Region> regions_;
   std::map<uint64_t, std::unique_ptr<Endpoint>> endpoints_;
-  std::map<uint64_t, EndpointId> by_process_;            // the open endpoint to a process
-  std::map<uint64_t, std::shared_ptr<Stream>> streams_;  // by process
+  std::map<uint64_t, EndpointId> by_process_;  // the open endpoint to a process
   std::set<Operation*> orphans_;
   int64_t operations_ = 0;  // given to UCX and not completed, orphans excepted
-  std::set<Arrival*> arrivals_;
   // What UCX told us in its callbacks, handled after ucp_worker_progress returned: our callbacks
   // may then call anything.
   std::vector<Task> events_;
+  UcxInbox inbox_;
   uint64_t next_id_ = 1;
   std::unique_ptr<ProgressThread> thread_;  // last
 };
@@ -217,6 +121,15 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
     : context_(std::move(context)),
       worker_(std::move(worker)),
       buffers_(BufferPool::Create(options.keep_buffer_bytes)),
+      inbox_(process_, buffers_, &events_,
+             {.deliver =
+                  [this](std::span<const std::byte> header, Buffer payload) {
+                    if (receiver_) receiver_(header, std::move(payload));
+                  },
+              .is_open = [this](uint64_t process) { return by_process_.count(process) > 0; },
+              .answer = [this](uint64_t process,
+                               const FlushHeader& reply) { AnswerFlush(process, reply); },
+              .puts_ended = [this] { FinishCloses(); }}),
       thread_(std::make_unique<ProgressThread>(
           "kv_transfer",
           ProgressThread::Poller{.poll = [this] { return Poll(); },
@@ -226,38 +139,18 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
           options.spin)) {}
 
 absl::Status UcxTransport::Start() {
-  const auto handle = [this](unsigned id, ucp_am_recv_callback_t callback) {
-    ucp_am_handler_param_t param = {};
-    param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                       UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
-    param.id = id;
-    param.flags = UCP_AM_FLAG_WHOLE_MSG;
-    param.cb = callback;
-    param.arg = this;
-    return FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param),
-                   "ucp_worker_set_am_recv_handler");
+  BALEEN_RETURN_IF_ERROR(inbox_.Start(worker_.get()));
+  ucp_am_handler_param_t param = {};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  param.id = kFlushReplyId;
+  param.cb = [](void* self, const void* header, size_t header_bytes, void*, size_t,
+                const ucp_am_recv_param_t*) {
+    return static_cast<UcxTransport*>(self)->OnFlushReply(header, header_bytes);
   };
-  BALEEN_RETURN_IF_ERROR(
-      handle(kMessageId, [](void* self, const void* header, size_t header_bytes, void* data,
-                            size_t bytes, const ucp_am_recv_param_t* param) {
-        return static_cast<UcxTransport*>(self)->OnMessage(
-            header, header_bytes, data, bytes, param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
-      }));
-  BALEEN_RETURN_IF_ERROR(
-      handle(kPutId, [](void* self, const void* header, size_t header_bytes, void* data,
-                        size_t bytes, const ucp_am_recv_param_t* param) {
-        return static_cast<UcxTransport*>(self)->OnPut(
-            header, header_bytes, data, bytes, param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
-      }));
-  BALEEN_RETURN_IF_ERROR(handle(kFlushId, [](void* self, const void* header, size_t header_bytes,
-                                             void*, size_t, const ucp_am_recv_param_t*) {
-    return static_cast<UcxTransport*>(self)->OnFlush(header, header_bytes);
-  }));
-  BALEEN_RETURN_IF_ERROR(
-      handle(kFlushReplyId, [](void* self, const void* header, size_t header_bytes, void*, size_t,
-                               const ucp_am_recv_param_t*) {
-        return static_cast<UcxTransport*>(self)->OnFlushReply(header, header_bytes);
-      }));
+  param.arg = this;
+  BALEEN_RETURN_IF_ERROR(FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param),
+                                 "ucp_worker_set_am_recv_handler"));
   ucp_address_t* address = nullptr;
   size_t size = 0;
   BALEEN_RETURN_IF_ERROR(
@@ -281,7 +174,6 @@ UcxTransport::~UcxTransport() {
   thread_.reset();
   worker_.reset();
   for (Operation* operation : orphans_) delete operation;
-  for (Arrival* arrival : arrivals_) delete arrival;
   for (const auto& [id, endpoint] : endpoints_)
     for (Operation* operation : endpoint->pending) delete operation;
 }
@@ -317,17 +209,17 @@ absl::StatusOr<RegionId> UcxTransport::RegisterRegion(MemoryKind kind, void* bas
   if (kind != MemoryKind::kHost)
     return absl::UnimplementedError("transport: this build registers host memory only");
   const RegionId id{next_id_++};
-  regions_[id.value] = {static_cast<std::byte*>(base), bytes};
+  inbox_.AddRegion(id.value, static_cast<std::byte*>(base), bytes);
   return id;
 }
 
 absl::StatusOr<std::string> UcxTransport::PackRemoteKey(RegionId region) {
-  if (regions_.count(region.value) == 0) return absl::NotFoundError("transport: no such region");
+  if (!inbox_.HasRegion(region.value)) return absl::NotFoundError("transport: no such region");
   return Seal("key", region.value, "");
 }
 
 absl::StatusOr<EndpointId> UcxTransport::Open(absl::string_view address) {
-  BALEEN_ASSIGN_OR_RETURN(const Unsealed peer, Unseal("address", address));
+  BALEEN_ASSIGN_OR_RETURN(const Sealed peer, Unseal("address", address));
   auto endpoint = std::make_unique<Endpoint>();
   endpoint->transport = this;
   endpoint->id = EndpointId{next_id_++};
@@ -366,10 +258,7 @@ void UcxTransport::Close(EndpointId id, Task closed) {
     by_process_.erase(open);
   // From here on the peer writes nothing: its later puts are dropped, fetches under way are waited
   // for.
-  if (const auto stream = streams_.find(endpoint.process); stream != streams_.end()) {
-    endpoint.fenced = stream->second;
-    endpoint.fenced->puts_dropped = true;
-  }
+  endpoint.fenced = inbox_.Fence(endpoint.process);
   struct Closing {
     UcxTransport* self;
     EndpointId id;
@@ -418,10 +307,18 @@ void UcxTransport::FinishClose(EndpointId id) {
   for (Task& closed : endpoint->closed) events_.push_back(std::move(closed));
 }
 
+// Those that waited for the last fetch into their peer's pages.
+void UcxTransport::FinishCloses() {
+  std::vector<EndpointId> closing;
+  for (const auto& [id, endpoint] : endpoints_)
+    if (endpoint->closing) closing.push_back(EndpointId{id});
+  for (EndpointId id : closing) FinishClose(id);
+}
+
 absl::StatusOr<RemoteKeyId> UcxTransport::ImportKey(EndpointId id, absl::string_view packed) {
   Endpoint* endpoint = Find(id);
   if (endpoint == nullptr) return absl::UnavailableError("transport: the endpoint is closed");
-  BALEEN_ASSIGN_OR_RETURN(const Unsealed key, Unseal("key", packed));
+  BALEEN_ASSIGN_OR_RETURN(const Sealed key, Unseal("key", packed));
   const RemoteKeyId key_id{next_id_++};
   endpoint->keys[key_id.value] = key.number;
   return key_id;
@@ -474,12 +371,6 @@ void UcxTransport::Complete(Operation* operation, ucs_status_t status) {
   Later(std::move(owned->done), FromUcs(status, "wire"));
 }
 
-template <typename Header>
-Bytes ToBytes(const Header& header) {
-  const auto* begin = reinterpret_cast<const std::byte*>(&header);
-  return Bytes(begin, begin + sizeof(header));
-}
-
 void UcxTransport::Put(EndpointId id, std::span<const std::byte> local, uint64_t remote_address,
                        RemoteKeyId key, Done done) {
   Endpoint* endpoint = Find(id);
@@ -521,163 +412,16 @@ void UcxTransport::Send(EndpointId id, std::span<const std::byte> header,
   SendActive(id, kMessageId, std::move(whole_header), whole, std::move(gathered), std::move(done));
 }
 
-// ---- coming in ---------------------------------------------------------------------------------
+// ---- answers of the peer ------------------------------------------------------------------------
 
-// The stream of that endpoint; nullptr for an endpoint its process has since replaced.
-std::shared_ptr<UcxTransport::Stream> UcxTransport::StreamOf(const Prefix& prefix) {
-  std::shared_ptr<Stream>& stream = streams_[prefix.process];
-  if (stream != nullptr && prefix.endpoint < stream->endpoint) return nullptr;
-  if (stream == nullptr || prefix.endpoint > stream->endpoint) {
-    stream = std::make_shared<Stream>();
-    stream->endpoint = prefix.endpoint;
-  }
-  return stream;
-}
-
-ucs_status_t UcxTransport::OnMessage(const void* header, size_t header_bytes, void* data,
-                                     size_t bytes, bool rendezvous) {
-  Prefix prefix = {};
-  if (header_bytes < sizeof(prefix)) return UCS_OK;
-  std::memcpy(&prefix, header, sizeof(prefix));
-  const std::shared_ptr<Stream> stream = StreamOf(prefix);
-  if (stream == nullptr || prefix.sequence < stream->next) return UCS_OK;
-  auto incoming = std::make_shared<Incoming>();
-  const auto* begin = static_cast<const std::byte*>(header);
-  incoming->header.assign(begin + sizeof(prefix), begin + header_bytes);
-  incoming->payload = buffers_->Get(bytes);
-  stream->waiting[prefix.sequence] = incoming;
-  if (rendezvous) {
-    std::byte* const to = incoming->payload.data();
-    Fetch(std::make_unique<Arrival>(
-              Arrival{this, prefix.process, stream, prefix.sequence, std::move(incoming)}),
-          data, to, bytes);
-    return UCS_OK;
-  }
-  if (bytes > 0) std::memcpy(incoming->payload.data(), data, bytes);
-  incoming->complete = true;
-  DeliverReady(*stream);
-  return UCS_OK;
-}
-
-void UcxTransport::DeliverReady(Stream& stream) {
-  for (auto it = stream.waiting.begin();
-       it != stream.waiting.end() && it->first == stream.next && it->second->complete;
-       it = stream.waiting.erase(it), ++stream.next)
-    events_.push_back([this, incoming = it->second] {
-      if (receiver_) receiver_(incoming->header, std::move(incoming->payload));
-    });
-}
-
-ucs_status_t UcxTransport::OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
-                                 bool rendezvous) {
-  PutHeader put = {};
-  if (header_bytes != sizeof(put)) return UCS_OK;
-  std::memcpy(&put, header, sizeof(put));
-  const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
-  const bool open = by_process_.count(put.prefix.process) > 0;
-  // A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's send complete.
-  if (stream == nullptr || stream->puts_dropped || !open) return UCS_OK;
-  const auto region = regions_.find(put.region);
-  const auto base = region == regions_.end() ? 0 : reinterpret_cast<uint64_t>(region->second.base);
-  const bool inside = region != regions_.end() && put.address >= base &&
-                      put.address - base <= region->second.bytes &&
-                      bytes <= region->second.bytes - (put.address - base);
-  if (!inside) {
-    OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
-    return UCS_OK;
-  }
-  std::byte* const to = region->second.base + (put.address - base);
-  if (rendezvous) {
-    ++stream->puts_arriving;
-    Fetch(std::make_unique<Arrival>(
-              Arrival{this, put.prefix.process, stream, put.prefix.sequence, nullptr}),
-          data, to, bytes);
-    return UCS_OK;
-  }
-  if (bytes > 0) std::memcpy(to, data, bytes);
-  OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_OK);
-  return UCS_OK;
-}
-
-// Fetches the data of a rendezvous to `to`.
-void UcxTransport::Fetch(std::unique_ptr<Arrival> arrival, void* data, std::byte* to,
-                         size_t bytes) {
-  Arrival* raw = arrival.release();
-  arrivals_.insert(raw);
-  ucp_request_param_t param = {};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  param.user_data = raw;
-  param.cb.recv_am = [](void* request, ucs_status_t status, size_t, void* user) {
-    ucp_request_free(request);
-    auto* over = static_cast<Arrival*>(user);
-    over->transport->OnFetched(over, status);
-  };
-  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker_.get(), data, to, bytes, &param);
-  if (!UCS_PTR_IS_PTR(request)) OnFetched(raw, UCS_PTR_STATUS(request));
-}
-
-void UcxTransport::OnFetched(Arrival* arrival, ucs_status_t status) {
-  const std::unique_ptr<Arrival> owned(arrival);
-  arrivals_.erase(arrival);
-  Stream& stream = *owned->stream;
-  if (owned->message == nullptr) {
-    --stream.puts_arriving;
-    OnPutOver(owned->process, stream, owned->sequence, status);
-    return;
-  }
-  if (status != UCS_OK) {  // a hole that nothing fills: the connection is over
-    spdlog::warn("a message was cut off: {}", ucs_status_string(status));
-    return;
-  }
-  owned->message->complete = true;
-  DeliverReady(stream);
-}
-
-void UcxTransport::OnPutOver(uint64_t process, Stream& stream, uint32_t sequence,
-                             ucs_status_t status) {
-  if (status != UCS_OK && stream.put_status == UCS_OK) stream.put_status = status;
-  stream.put_done.insert(sequence);
-  while (stream.put_done.erase(stream.put_next) > 0) ++stream.put_next;
-  if (!stream.puts_dropped) return AnswerFlushes(process, stream);
-  if (stream.puts_arriving > 0) return;
-  events_.push_back([this] {  // an endpoint may have waited for this to be closed
-    std::vector<EndpointId> closing;
-    for (const auto& [id, endpoint] : endpoints_)
-      if (endpoint->closing) closing.push_back(EndpointId{id});
-    for (EndpointId id : closing) FinishClose(id);
-  });
-}
-
-ucs_status_t UcxTransport::OnFlush(const void* header, size_t header_bytes) {
-  FlushHeader flush = {};
-  if (header_bytes != sizeof(flush)) return UCS_OK;
-  std::memcpy(&flush, header, sizeof(flush));
-  const std::shared_ptr<Stream> stream = StreamOf(flush.prefix);
-  if (stream == nullptr || stream->puts_dropped) return UCS_OK;
-  stream->flushes.push_back(flush);
-  AnswerFlushes(flush.prefix.process, *stream);
-  return UCS_OK;
-}
-
-void UcxTransport::AnswerFlushes(uint64_t process, Stream& stream) {
-  std::erase_if(stream.flushes, [&](const FlushHeader& flush) {
-    if (flush.puts > stream.put_next) return false;
-    const FlushHeader reply = {.prefix = {process_, flush.prefix.endpoint, 0},
-                               .flush = flush.flush,
-                               .puts = flush.puts,
-                               .code = uint32_t(-stream.put_status)};
-    events_.push_back([this, process, reply] {
-      if (const auto it = by_process_.find(process); it != by_process_.end())
-        SendActive(it->second, kFlushReplyId, ToBytes(reply), {}, {}, {});
-    });
-    return true;
-  });
+void UcxTransport::AnswerFlush(uint64_t process, const FlushHeader& reply) {
+  if (const auto it = by_process_.find(process); it != by_process_.end())
+    SendActive(it->second, kFlushReplyId, ToBytes(reply), {}, {}, {});
 }
 
 ucs_status_t UcxTransport::OnFlushReply(const void* header, size_t header_bytes) {
   FlushHeader reply = {};
-  if (header_bytes != sizeof(reply)) return UCS_OK;
-  std::memcpy(&reply, header, sizeof(reply));
+  if (!FromBytes(header, header_bytes, &reply)) return UCS_OK;
   const auto it = endpoints_.find(reply.prefix.endpoint);  // of ours, as we told
   if (it == endpoints_.end()) return UCS_OK;
   const auto flush = it->second->flushes.find(reply.flush);

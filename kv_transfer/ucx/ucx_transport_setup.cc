@@ -1,4 +1,4 @@
-#include "kv_transfer/ucx/setup.h"
+#include "kv_transfer/ucx/ucx_transport_setup.h"
 
 #include <signal.h>
 #include <ucs/debug/debug.h>

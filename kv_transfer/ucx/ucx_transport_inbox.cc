@@ -1,0 +1,196 @@
+#include "kv_transfer/ucx/ucx_transport_inbox.h"
+
+#include <cstring>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "spdlog/spdlog.h"
+
+namespace baleen::kv_transfer {
+
+UcxInbox::UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers,
+                   std::vector<Transport::Task>* events, Callbacks callbacks)
+    : self_(self),
+      buffers_(std::move(buffers)),
+      events_(events),
+      callbacks_(std::move(callbacks)) {}
+
+UcxInbox::~UcxInbox() {
+  for (Arrival* arrival : arrivals_) delete arrival;
+}
+
+absl::Status UcxInbox::Start(ucp_worker_h worker) {
+  worker_ = worker;
+  const auto handle = [this](unsigned id, ucp_am_recv_callback_t callback) {
+    ucp_am_handler_param_t param = {};
+    param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                       UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    param.id = id;
+    param.flags = UCP_AM_FLAG_WHOLE_MSG;
+    param.cb = callback;
+    param.arg = this;
+    return FromUcs(ucp_worker_set_am_recv_handler(worker_, &param),
+                   "ucp_worker_set_am_recv_handler");
+  };
+  BALEEN_RETURN_IF_ERROR(
+      handle(kMessageId, [](void* self, const void* header, size_t header_bytes, void* data,
+                            size_t bytes, const ucp_am_recv_param_t* param) {
+        static_cast<UcxInbox*>(self)->OnMessage(header, header_bytes, data, bytes,
+                                                param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
+        return UCS_OK;
+      }));
+  BALEEN_RETURN_IF_ERROR(
+      handle(kPutId, [](void* self, const void* header, size_t header_bytes, void* data,
+                        size_t bytes, const ucp_am_recv_param_t* param) {
+        static_cast<UcxInbox*>(self)->OnPut(header, header_bytes, data, bytes,
+                                            param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
+        return UCS_OK;
+      }));
+  return handle(kFlushId, [](void* self, const void* header, size_t header_bytes, void*, size_t,
+                             const ucp_am_recv_param_t*) {
+    static_cast<UcxInbox*>(self)->OnFlush(header, header_bytes);
+    return UCS_OK;
+  });
+}
+
+// The stream of that endpoint; nullptr for an endpoint its process has since replaced.
+std::shared_ptr<UcxInbox::Stream> UcxInbox::StreamOf(const Prefix& prefix) {
+  std::shared_ptr<Stream>& stream = streams_[prefix.process];
+  if (stream != nullptr && prefix.endpoint < stream->endpoint) return nullptr;
+  if (stream == nullptr || prefix.endpoint > stream->endpoint) {
+    stream = std::make_shared<Stream>();
+    stream->endpoint = prefix.endpoint;
+  }
+  return stream;
+}
+
+std::shared_ptr<const UcxInbox::Stream> UcxInbox::Fence(uint64_t process) {
+  const auto it = streams_.find(process);
+  if (it == streams_.end()) return nullptr;
+  it->second->fenced = true;
+  return it->second;
+}
+
+// ---- messages ----------------------------------------------------------------------------------
+
+void UcxInbox::OnMessage(const void* header, size_t header_bytes, void* data, size_t bytes,
+                         bool rendezvous) {
+  Prefix prefix = {};
+  if (header_bytes < sizeof(prefix)) return;
+  std::memcpy(&prefix, header, sizeof(prefix));
+  const std::shared_ptr<Stream> stream = StreamOf(prefix);
+  if (stream == nullptr || prefix.sequence < stream->next) return;
+  auto incoming = std::make_shared<Stream::Incoming>();
+  const auto* begin = static_cast<const std::byte*>(header);
+  incoming->header.assign(begin + sizeof(prefix), begin + header_bytes);
+  incoming->payload = buffers_->Get(bytes);
+  stream->waiting[prefix.sequence] = incoming;
+  if (rendezvous) {
+    std::byte* const to = incoming->payload.data();
+    return Fetch({this, prefix.process, stream, prefix.sequence, std::move(incoming)}, data, to,
+                 bytes);
+  }
+  if (bytes > 0) std::memcpy(incoming->payload.data(), data, bytes);
+  incoming->complete = true;
+  DeliverReady(*stream);
+}
+
+void UcxInbox::DeliverReady(Stream& stream) {
+  for (auto it = stream.waiting.begin();
+       it != stream.waiting.end() && it->first == stream.next && it->second->complete;
+       it = stream.waiting.erase(it), ++stream.next)
+    events_->push_back([this, incoming = it->second] {
+      callbacks_.deliver(incoming->header, std::move(incoming->payload));
+    });
+}
+
+// Fetches the data of a rendezvous to `to`.
+void UcxInbox::Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes) {
+  auto* const owned = new Arrival(std::move(arrival));
+  arrivals_.insert(owned);
+  ucp_request_param_t param = {};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.user_data = owned;
+  param.cb.recv_am = [](void* request, ucs_status_t status, size_t, void* user) {
+    ucp_request_free(request);
+    auto* over = static_cast<Arrival*>(user);
+    over->inbox->OnFetched(over, status);
+  };
+  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker_, data, to, bytes, &param);
+  if (!UCS_PTR_IS_PTR(request)) OnFetched(owned, UCS_PTR_STATUS(request));
+}
+
+void UcxInbox::OnFetched(Arrival* arrival, ucs_status_t status) {
+  const std::unique_ptr<Arrival> owned(arrival);
+  arrivals_.erase(arrival);
+  Stream& stream = *owned->stream;
+  if (owned->message == nullptr) {
+    --stream.puts_arriving;
+    return OnPutOver(owned->process, stream, owned->sequence, status);
+  }
+  if (status != UCS_OK)  // a hole that nothing fills: the connection is over
+    return spdlog::warn("a message was cut off: {}", ucs_status_string(status));
+  owned->message->complete = true;
+  DeliverReady(stream);
+}
+
+// ---- puts --------------------------------------------------------------------------------------
+
+void UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
+                     bool rendezvous) {
+  PutHeader put = {};
+  if (!FromBytes(header, header_bytes, &put)) return;
+  const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
+  // A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's send complete.
+  if (stream == nullptr || stream->fenced || !callbacks_.is_open(put.prefix.process)) return;
+  std::byte* const to = Destination(put, bytes);
+  if (to == nullptr)
+    return OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
+  if (rendezvous) {
+    ++stream->puts_arriving;
+    return Fetch({this, put.prefix.process, stream, put.prefix.sequence, nullptr}, data, to, bytes);
+  }
+  if (bytes > 0) std::memcpy(to, data, bytes);
+  OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_OK);
+}
+
+// Where it may write; nullptr when the put does not lie inside a region.
+std::byte* UcxInbox::Destination(const PutHeader& put, size_t bytes) const {
+  const auto it = regions_.find(put.region);
+  if (it == regions_.end()) return nullptr;
+  const auto base = reinterpret_cast<uint64_t>(it->second.base);
+  const bool inside = put.address >= base && put.address - base <= it->second.bytes &&
+                      bytes <= it->second.bytes - (put.address - base);
+  return inside ? it->second.base + (put.address - base) : nullptr;
+}
+
+void UcxInbox::OnPutOver(uint64_t process, Stream& stream, uint32_t sequence, ucs_status_t status) {
+  if (status != UCS_OK && stream.put_status == UCS_OK) stream.put_status = status;
+  stream.put_done.insert(sequence);
+  while (stream.put_done.erase(stream.put_next) > 0) ++stream.put_next;
+  if (!stream.fenced) return AnswerFlushes(process, stream);
+  if (stream.puts_arriving == 0) events_->push_back(callbacks_.puts_ended);
+}
+
+void UcxInbox::OnFlush(const void* header, size_t header_bytes) {
+  FlushHeader flush = {};
+  if (!FromBytes(header, header_bytes, &flush)) return;
+  const std::shared_ptr<Stream> stream = StreamOf(flush.prefix);
+  if (stream == nullptr || stream->fenced) return;
+  stream->flushes.push_back(flush);
+  AnswerFlushes(flush.prefix.process, *stream);
+}
+
+void UcxInbox::AnswerFlushes(uint64_t process, Stream& stream) {
+  std::erase_if(stream.flushes, [&](const FlushHeader& flush) {
+    if (flush.puts > stream.put_next) return false;
+    const FlushHeader reply = {.prefix = {self_, flush.prefix.endpoint, 0},
+                               .flush = flush.flush,
+                               .puts = flush.puts,
+                               .code = uint32_t(-stream.put_status)};
+    events_->push_back([this, process, reply] { callbacks_.answer(process, reply); });
+    return true;
+  });
+}
+
+}  // namespace baleen::kv_transfer

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kv_transfer/buffer.h"
+#include "kv_transfer/transport.h"
+#include "kv_transfer/ucx/handle.h"
+#include "kv_transfer/ucx/ucx_transport_wire.h"
+
+namespace baleen::kv_transfer {
+
+// The receiving half of UcxTransport: puts messages in order, carries out puts into registered
+// regions, answers flushes. Owner thread only; callbacks go through `events`, which the transport
+// runs after ucp_worker_progress.
+class UcxInbox {
+ public:
+  // What comes from one endpoint of a peer process.
+  struct Stream {
+    // Fetches into our regions under way; the last one to end of a fenced stream calls puts_ended.
+    int puts_arriving = 0;
+
+   private:
+    friend class UcxInbox;
+    struct Incoming {
+      Bytes header;
+      Buffer payload;
+      bool complete = false;
+    };
+    uint32_t endpoint = 0;
+    uint32_t next = 0;  // message to deliver
+    std::map<uint32_t, std::shared_ptr<Incoming>> waiting;
+    // Puts: those before put_next are carried out, and those in put_done.
+    uint32_t put_next = 0;
+    std::set<uint32_t> put_done;
+    ucs_status_t put_status = UCS_OK;  // the first that could not be carried out
+    std::vector<FlushHeader> flushes;  // not answered
+    bool fenced = false;
+  };
+  struct Callbacks {
+    std::function<void(std::span<const std::byte> header, Buffer payload)> deliver;
+    // Do we have an open endpoint to that process? If not, its puts are dropped.
+    std::function<bool(uint64_t process)> is_open;
+    std::function<void(uint64_t process, const FlushHeader& reply)> answer;
+    std::function<void()> puts_ended;
+  };
+
+  // `events` must outlive it.
+  UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers, std::vector<Transport::Task>* events,
+           Callbacks callbacks);
+  // After the worker is gone.
+  ~UcxInbox();
+
+  // Installs the receive handlers; `worker` must not make progress after this object's end.
+  absl::Status Start(ucp_worker_h worker);
+
+  void AddRegion(uint64_t region, std::byte* base, size_t bytes) {
+    regions_[region] = {base, bytes};
+  }
+  void RemoveRegion(uint64_t region) { regions_.erase(region); }
+  bool HasRegion(uint64_t region) const { return regions_.count(region) > 0; }
+
+  // Drops all later puts of the process's present endpoint. Fetches under way go on: nothing more
+  // is written once puts_arriving is 0. nullptr: nothing ever came from there.
+  std::shared_ptr<const Stream> Fence(uint64_t process);
+
+ private:
+  struct Region {
+    std::byte* base;
+    size_t bytes;
+  };
+  struct Arrival {  // one rendezvous on its way in
+    UcxInbox* inbox;
+    uint64_t process;
+    std::shared_ptr<Stream> stream;
+    uint32_t sequence;
+    std::shared_ptr<Stream::Incoming> message;  // nullptr: a put
+  };
+
+  std::shared_ptr<Stream> StreamOf(const Prefix& prefix);
+  void OnMessage(const void* header, size_t header_bytes, void* data, size_t bytes,
+                 bool rendezvous);
+  void OnPut(const void* header, size_t header_bytes, void* data, size_t bytes, bool rendezvous);
+  void OnFlush(const void* header, size_t header_bytes);
+  std::byte* Destination(const PutHeader& put, size_t bytes) const;
+  void Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes);
+  void OnFetched(Arrival* arrival, ucs_status_t status);
+  void DeliverReady(Stream& stream);
+  void OnPutOver(uint64_t process, Stream& stream, uint32_t sequence, ucs_status_t status);
+  void AnswerFlushes(uint64_t process, Stream& stream);
+
+  const uint64_t self_;
+  const std::shared_ptr<BufferPool> buffers_;
+  std::vector<Transport::Task>* const events_;
+  const Callbacks callbacks_;
+  ucp_worker_h worker_ = nullptr;
+  std::map<uint64_t, Region> regions_;
+  std::map<uint64_t, std::shared_ptr<Stream>> streams_;  // by process
+  std::set<Arrival*> arrivals_;
+};
+
+}  // namespace baleen::kv_transfer

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "kv_transfer/messages.h"
+
+namespace baleen::kv_transfer {
+
+// The headers of our active messages, in the byte order of the machine (all of a cluster are alike:
+// the frame inside says so), and how addresses and keys travel.
+enum : unsigned { kMessageId = 0, kPutId = 1, kFlushId = 2, kFlushReplyId = 3 };
+
+// Begins every header: who sent it over which of its endpoints.
+struct Prefix {
+  uint64_t process;
+  uint32_t endpoint;
+  uint32_t sequence;  // of kMessageId and kPutId, each counted from 0 within the endpoint
+};
+struct PutHeader {
+  Prefix prefix;
+  uint64_t region;
+  uint64_t address;
+};
+struct FlushHeader {  // also of the reply, whose prefix.endpoint is the asker's
+  Prefix prefix;
+  uint64_t flush;
+  uint32_t puts;  // answer once this many puts are carried out
+  uint32_t code;  // reply: ucs_status_t of the first put that could not be, negated
+};
+
+template <typename Header>
+Bytes ToBytes(const Header& header) {
+  const auto* begin = reinterpret_cast<const std::byte*>(&header);
+  return Bytes(begin, begin + sizeof(header));
+}
+
+// False unless `bytes` is exactly one Header.
+template <typename Header>
+bool FromBytes(const void* data, size_t bytes, Header* header) {
+  if (bytes != sizeof(Header)) return false;
+  std::memcpy(header, data, sizeof(Header));
+  return true;
+}
+
+// UCX trusts addresses blindly, so what crosses the wire carries a tag, a checksum and a number.
+struct Sealed {
+  uint64_t number = 0;
+  std::string bytes;
+};
+std::string Seal(absl::string_view tag, uint64_t number, absl::string_view bytes);
+// InvalidArgument when it is not something that Seal made with that tag.
+absl::StatusOr<Sealed> Unseal(absl::string_view tag, absl::string_view sealed);
+
+}  // namespace baleen::kv_transfer
