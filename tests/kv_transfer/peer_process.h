@@ -22,8 +22,11 @@ class PeerProcess {
  public:
   PeerProcess(const std::string& name, const std::string& transports, int pages, size_t page_bytes,
               const std::string& fingerprint = "tiny") {
-    const std::vector<std::string> args = {BALEEN_BINARY_DIR "/bin/transfer_peer", name, transports,
-                                           std::to_string(pages), std::to_string(page_bytes),
+    const std::vector<std::string> args = {BALEEN_BINARY_DIR "/bin/transfer_peer",
+                                           name,
+                                           transports,
+                                           std::to_string(pages),
+                                           std::to_string(page_bytes),
                                            fingerprint};
     int in[2], out[2];
     EXPECT_EQ(pipe2(in, O_CLOEXEC) + pipe2(out, O_CLOEXEC), 0);

@@ -1,14 +1,15 @@
-// A prefill stage without a model, for tests between real processes: a UCX transport, links and a sender
-// over pages with a known pattern. Obeys lines on stdin, tells what happens on stdout; ends with stdin.
+// A prefill stage without a model, for tests between real processes: a UCX transport, links and a
+// sender over pages with a known pattern. Obeys lines on stdin, tells what happens on stdout; ends
+// with stdin.
 //
 //   transfer_peer NAME TRANSPORTS PAGES PAGE_BYTES [FINGERPRINT]
 //   > begin ATTEMPT PAGES DECODE_INCARNATION      > pages ATTEMPT FIRST COUNT
 //   > handoff ATTEMPT TOKEN                       > abort ATTEMPT
 //   > flood DECODE_INCARNATION                    puts pages for ever, grant or not
-//   > hello ADDRESS_HEX INCARNATION BYTES         connects and sends a message of BYTES, echoed bytes follow
-//   > churn ADDRESS_HEX INCARNATION               connects, waits until up, closes, says "churned"
-//   < address HEX INCARNATION
-//   < closed ATTEMPT CODE                         < link STATE
+//   > hello ADDRESS_HEX INCARNATION BYTES         connects and sends a message of BYTES, echoed
+//   bytes follow > churn ADDRESS_HEX INCARNATION               connects, waits until up, closes,
+//   says "churned" < address HEX INCARNATION < closed ATTEMPT CODE                         < link
+//   STATE
 #include <cstdio>
 #include <iostream>
 #include <sstream>
@@ -54,13 +55,13 @@ class Peer {
                                    metrics_);
     BALEEN_CHECK_MSG(links.ok(), links.status().ToString().c_str());
     links_ = *std::move(links);
-    sender_ = KvSender::Create(*links_, {},
-                               {.closed =
-                                    [](AttemptId id, absl::Status s) {
-                                      Say("closed %llu %d", (unsigned long long)id.value,
-                                          int(s.code()));
-                                    }},
-                               metrics_);
+    sender_ =
+        KvSender::Create(*links_, {},
+                         {.closed =
+                              [](AttemptId id, absl::Status s) {
+                                Say("closed %llu %d", (unsigned long long)id.value, int(s.code()));
+                              }},
+                         metrics_);
     RunOn(*transport_, [this] {
       links_->AddObserver([this](LinkId link, LinkState state, const absl::Status&) {
         Say("link %s", Name(state));

@@ -1,5 +1,5 @@
-// Real processes over UCX: this one is decode, transfer_peer is prefill. Everything runs over shared
-// memory and over TCP.
+// Real processes over UCX: this one is decode, transfer_peer is prefill. Everything runs over
+// shared memory and over TCP.
 #include "kv_transfer/ucx/ucx_transport.h"
 
 #include <dirent.h>
@@ -21,10 +21,10 @@ namespace {
 
 using ::baleen::testing::IsOk;
 using ::baleen::testing::StatusIs;
-using ::testing::AnyOf;
-using ::testing::HasSubstr;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
 
 constexpr int kPages = 64;
 constexpr size_t kPageBytes = 100'000;
@@ -78,13 +78,13 @@ class UcxWire : public ::testing::TestWithParam<const char*> {
     BALEEN_ASSERT_OK(links);
     links_ = *std::move(links);
     RunOn(*transport_, [this] {
-      links_->SetHandler(kFirstUserType, [this](LinkId, std::span<const std::byte> header,
-                                                Buffer payload) {
-        MutexLock lock(mu_);
-        uint64_t size = 0;
-        std::memcpy(&size, header.data(), 8);
-        messages_.push_back({size, std::move(payload)});
-      });
+      links_->SetHandler(kFirstUserType,
+                         [this](LinkId, std::span<const std::byte> header, Buffer payload) {
+                           MutexLock lock(mu_);
+                           uint64_t size = 0;
+                           std::memcpy(&size, header.data(), 8);
+                           messages_.push_back({size, std::move(payload)});
+                         });
       links_->AddObserver([this](LinkId link, LinkState state, const absl::Status& reason) {
         MutexLock lock(mu_);
         states_[link.value] = {state, reason};
@@ -113,9 +113,7 @@ class UcxWire : public ::testing::TestWithParam<const char*> {
     return PeerProcess("prefill", GetParam(), kPages, kPageBytes, fingerprint);
   }
   uint64_t self() { return links_->options().incarnation.value; }
-  std::string self_address() {
-    return absl::BytesToHexString(links_->Self().transport_address);
-  }
+  std::string self_address() { return absl::BytesToHexString(links_->Self().transport_address); }
   bool Is(const auto& container, uint64_t id) {
     MutexLock lock(mu_);
     return container.count(id) > 0;
@@ -158,10 +156,9 @@ class UcxWire : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<KvReceiver> receiver_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Wires, UcxWire, ::testing::Values("shm", "tcp", ""),
-                         [](const auto& info) {
-                           return info.param[0] == 0 ? std::string("all") : std::string(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(Wires, UcxWire, ::testing::Values("shm", "tcp", ""), [](const auto& info) {
+  return info.param[0] == 0 ? std::string("all") : std::string(info.param);
+});
 
 TEST_P(UcxWire, PagesArriveByteForByteThroughAllStates) {
   PeerProcess peer = Peer();
@@ -185,8 +182,8 @@ TEST_P(UcxWire, PagesArriveByteForByteThroughAllStates) {
                                         : AnyOf(HasSubstr("posix"), HasSubstr("sysv")));
 }
 
-// The rule behind Fence::kOwnClose: after the owner closed its end, a peer that goes on putting changes
-// nothing.
+// The rule behind Fence::kOwnClose: after the owner closed its end, a peer that goes on putting
+// changes nothing.
 TEST_P(UcxWire, TA17_OwnersForceCloseStopsAFloodOfPuts) {
   PeerProcess peer = Peer();
   ConnectAndWait(peer);
@@ -198,8 +195,8 @@ TEST_P(UcxWire, TA17_OwnersForceCloseStopsAFloodOfPuts) {
     link = *links_->Find(peer.address().incarnation);
     links_->Close(link, absl::CancelledError("fenced by the test"));
   });
-  // Without the peer hearing of it: it is stopped before the close, or hears "bye" and stops by itself;
-  // both must leave the page alone once the table says so.
+  // Without the peer hearing of it: it is stopped before the close, or hears "bye" and stops by
+  // itself; both must leave the page alone once the table says so.
   ASSERT_TRUE(Eventually([&] {
     bool settled = false;
     RunOn(*transport_, [&] { settled = links_->Settled(link); });
@@ -254,8 +251,7 @@ TEST_P(UcxWire, TB14_ClosingAStoppedPeerTakesNoTime) {
   peer.Kill(SIGSTOP);
   RunOn(*transport_, [&] {
     const LinkId link = *links_->Find(peer.address().incarnation);
-    for (int i = 0; i < 100; ++i)
-      links_->SendMessage(link, Bye{.reason = std::string(2000, 'x')});
+    for (int i = 0; i < 100; ++i) links_->SendMessage(link, Bye{.reason = std::string(2000, 'x')});
   });
   const TimePoint start = std::chrono::steady_clock::now();
   receiver_.reset();
@@ -337,9 +333,8 @@ TEST_P(UcxWire, RequireTransportRefusesAnythingElse) {
   PeerProcess peer = Peer();
   Grant(1, peer, {PageId{0}});
   ASSERT_TRUE(Eventually([&] { return Is(failed_, 1); }));
-  EXPECT_THAT(failed_[1],
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr(absl::StrCat("require_transport: ", other))));
+  EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kFailedPrecondition,
+                                   HasSubstr(absl::StrCat("require_transport: ", other))));
 }
 
 TEST_P(UcxWire, AnIdleProcessSleeps) {
