@@ -6,19 +6,26 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "router/api/field_reader.h"
 #include "router/api/json.h"
+#include "xxhash.h"
 
 namespace baleen::router {
 namespace {
 
-absl::StatusOr<Json> ReadJsonFile(const std::string& path) {
-  std::ifstream in(path);
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
   if (!in) return absl::NotFoundError(absl::StrCat(path, ": cannot open"));
   std::ostringstream text;
   text << in.rdbuf();
-  auto json = ParseBody(text.str());
+  return text.str();
+}
+
+absl::StatusOr<Json> ReadJsonFile(const std::string& path) {
+  BALEEN_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  auto json = ParseBody(text);
   if (!json.ok())
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", json.status().message()));
   return json;
@@ -37,6 +44,8 @@ std::vector<uint32_t> EosIds(FieldReader& fields) {
 }
 
 absl::Status ReadConfig(const std::string& path, ModelInfo* model) {
+  BALEEN_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  model->config_hash = absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size()));
   BALEEN_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(path));
   FieldReader fields(json, path + ": ");
   model->vocab_size = static_cast<int>(fields.Int("vocab_size").value_or(0));
@@ -55,7 +64,8 @@ absl::Status ReadGenerationConfig(const std::string& path, ModelInfo* model) {
       static_cast<float>(fields.Number("temperature").value_or(model->default_temperature));
   model->default_top_p = static_cast<float>(fields.Number("top_p").value_or(model->default_top_p));
   if (fields.Bool("do_sample") == false) model->default_temperature = 0;
-  if (auto eos = EosIds(fields); !eos.empty()) model->eos = std::move(eos);
+  for (uint32_t id : EosIds(fields))
+    if (!model->IsEos(id)) model->extra_eos.push_back(id);
   if (model->default_temperature < 0) fields.Fail("temperature", "must not be negative");
   if (model->default_top_p <= 0 || model->default_top_p > 1)
     fields.Fail("top_p", "must be in (0, 1]");

@@ -23,7 +23,8 @@ struct ModelInfo {
   int vocab_size = 0;   // rows of the head; ids at or above it do not exist
   int max_context = 0;  // tokens, prompt and answer together
   uint32_t bos = 0;
-  std::vector<uint32_t> eos;
+  std::vector<uint32_t> eos;        // config.json's, which the workers know too
+  std::vector<uint32_t> extra_eos;  // only generation_config.json's: sent as stop ids
   // generation_config.json's, where a request says nothing.
   float default_temperature = 1.0f;
   float default_top_p = 0.95f;
@@ -35,7 +36,10 @@ struct ModelInfo {
   static absl::StatusOr<ModelInfo> Load(const std::string& directory, const std::string& name);
 
   // The fields of a worker's fingerprint that the router can check.
-  Fingerprint OwnFingerprint() const { return {{"tokenizer", tokenizer->hash()}}; }
+  Fingerprint OwnFingerprint() const {
+    return {{"tokenizer", tokenizer->hash()}, {"model", config_hash}};
+  }
+  std::string config_hash;  // XXH3 (64 bit) of config.json, 16 hexadecimal digits
 };
 
 }  // namespace baleen::router

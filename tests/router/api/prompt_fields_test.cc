@@ -1,0 +1,94 @@
+#include "router/api/prompt_fields.h"
+
+#include "gmock/gmock.h"
+#include "proto/sampling.pb.h"
+#include "router/api/api_error.h"
+#include "router/api/tiny_model.h"
+#include "testing/status_matchers.h"
+
+namespace baleen::router {
+namespace {
+
+using baleen::testing::IsOk;
+using baleen::testing::StatusIs;
+using ::testing::HasSubstr;
+
+TEST(PromptFields, ARawPromptBeginsWithOneBeginOfSentence) {
+  const auto plain = EncodePrompt(TinyModel(), "Hello");
+  ASSERT_THAT(plain, IsOk());
+  EXPECT_EQ((**plain)[0], TinyModel().bos);
+  const auto marked = EncodePrompt(TinyModel(), "<｜begin▁of▁sentence｜>Hello");
+  ASSERT_THAT(marked, IsOk());
+  EXPECT_EQ(**marked, **plain);
+  const auto bare = EncodePrompt(TinyModel(), "Hello", /*add_bos=*/false);
+  EXPECT_EQ((*bare)->size() + 1, (*plain)->size());
+  EXPECT_EQ((*EncodePrompt(TinyModel(), ""))->size(), 1u);
+}
+
+TEST(PromptFields, AllFourFormsOfAPrompt) {
+  const std::pair<const char*, size_t> cases[] = {
+      {R"("one")", 1}, {R"(["one","two"])", 2}, {"[5,6,7]", 1}, {"[[5,6],[7]]", 2}};
+  for (const auto& [prompt, count] : cases) {
+    ClientRequest request;
+    EXPECT_THAT(ReadPrompts(TinyModel(), Json::parse(prompt), "prompt", true, &request), IsOk());
+    EXPECT_EQ(request.prompts.size(), count) << prompt;
+  }
+  ClientRequest ids;
+  ASSERT_THAT(ReadPrompts(TinyModel(), Json::parse("[5,6]"), "prompt", true, &ids), IsOk());
+  EXPECT_EQ(*ids.prompts[0], (std::vector<uint32_t>{5, 6}));  // as they are
+}
+
+TEST(PromptFields, BadPromptsAreRefused) {
+  for (const char* prompt : {"5", "{}", "[]", "[[]]", R"(["a",5])", R"([5,"a"])", "[-1]", "[4096]",
+                             "[1.5]", "[[5],[99999]]", "true", "[[5],\"a\"]"}) {
+    ClientRequest request;
+    const absl::Status status =
+        ReadPrompts(TinyModel(), Json::parse(prompt), "prompt", true, &request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << prompt;
+    EXPECT_EQ(ParamOf(status), "prompt") << prompt;
+  }
+}
+
+TEST(PromptFields, TheModelsNameIsChecked) {
+  EXPECT_THAT(CheckModel(TinyModel(), std::nullopt), IsOk());
+  EXPECT_THAT(CheckModel(TinyModel(), "tiny"), IsOk());
+  EXPECT_THAT(CheckModel(TinyModel(), "gpt"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("gpt")));
+}
+
+ClusterView ViewWithPool(int64_t pool_tokens) {
+  auto identity = std::make_shared<GroupIdentity>();
+  identity->max_context = 1000;
+  identity->pool_tokens = pool_tokens;
+  ClusterView view;
+  view.decode.push_back({.identity = identity});
+  return view;
+}
+
+TEST(PromptFields, TheBudgetIsWhatStillFits) {
+  ClientRequest request;
+  request.prompts.push_back(std::make_shared<std::vector<uint32_t>>(990, 5u));
+  const auto one = [&](const ClusterView& view) {
+    auto d = ToDispatchRequests(TinyModel(), view, request, {});
+    return d.ok() ? d->at(0).max_new_tokens : -1;
+  };
+  EXPECT_EQ(one(ViewWithPool(4096)), 10);  // the rest of the context
+  EXPECT_EQ(one(ClusterView()), TinyModel().max_context - 990);
+  request.max_new_tokens = 3;
+  EXPECT_EQ(one(ViewWithPool(4096)), 3);
+  request.max_new_tokens = 50;
+  EXPECT_EQ(one(ViewWithPool(4096)), 10);
+  EXPECT_EQ(one(ViewWithPool(992)), 2);
+}
+
+TEST(PromptFields, APromptThatCanNeverFitIsRefused) {
+  ClientRequest request;
+  request.prompts.push_back(std::make_shared<std::vector<uint32_t>>(1000, 5u));
+  EXPECT_THAT(ToDispatchRequests(TinyModel(), ViewWithPool(4096), request, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the context is 1000")));
+  EXPECT_THAT(ToDispatchRequests(TinyModel(), ViewWithPool(640), request, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page pools hold 640")));
+}
+
+}  // namespace
+}  // namespace baleen::router

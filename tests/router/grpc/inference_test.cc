@@ -1,0 +1,224 @@
+// The public gRPC API: its messages and its service.
+#include <thread>
+
+#include "proto/inference.grpc.pb.h"
+#include "proto/inference.pb.h"
+#include "proto/sampling.pb.h"
+#include "router/api/api_error.h"
+#include "router/api/tiny_model.h"
+#include "router/grpc/inference_proto.h"
+#include "router/grpc/inference_service.h"
+#include "router/router_fixture.h"
+#include "testing/status_matchers.h"
+
+namespace baleen::router {
+namespace {
+
+using baleen::testing::IsOk;
+using ::testing::HasSubstr;
+
+TEST(InferenceProto, OmittedFieldsAreAbsentNotZero) {
+  v1::GenerateRequest proto;
+  proto.set_text("x");
+  const auto request = FromProto(TinyModel(), proto);
+  ASSERT_THAT(request, IsOk());
+  EXPECT_EQ(request->sampling->temperature(), TinyModel().default_temperature);
+  EXPECT_EQ(request->sampling->top_p(), TinyModel().default_top_p);
+  EXPECT_TRUE(request->sampling->has_seed());
+  EXPECT_EQ(request->max_new_tokens, 0);
+  EXPECT_TRUE(request->output.skip_special);
+}
+
+TEST(InferenceProto, BadRequestsNameTheField) {
+  v1::GenerateRequest proto;
+  EXPECT_EQ(ParamOf(FromProto(TinyModel(), proto).status()), "prompt");
+  proto.mutable_token_ids()->add_ids(4096);
+  EXPECT_EQ(ParamOf(FromProto(TinyModel(), proto).status()), "token_ids");
+  proto.set_text("x");
+  proto.mutable_sampling()->set_max_new_tokens(0);
+  EXPECT_EQ(ParamOf(FromProto(TinyModel(), proto).status()), "sampling.max_new_tokens");
+  proto.mutable_sampling()->set_max_new_tokens(1);
+  proto.set_model("gpt");
+  EXPECT_EQ(FromProto(TinyModel(), proto).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(InferenceProto, PiecesOfACallAreOneEntry) {
+  using Kind = chat::OutputEvent::Kind;
+  OutputDelta delta;
+  delta.events = {{.kind = Kind::kContent, .text = "c"},
+                  {.kind = Kind::kToolCallBegin, .call = 0, .text = "f"},
+                  {.kind = Kind::kToolArguments, .call = 0, .text = "{}"},
+                  {.kind = Kind::kToolCallEnd, .call = 0},
+                  {.kind = Kind::kToolCallBegin, .call = 1, .text = "g"}};
+  v1::ChatDelta proto;
+  ToProto(delta, &proto);
+  EXPECT_EQ(proto.content(), "c");
+  ASSERT_EQ(proto.tool_calls_size(), 2);
+  EXPECT_EQ(proto.tool_calls(0).arguments(), "{}");
+  EXPECT_TRUE(proto.tool_calls(0).complete());
+  EXPECT_EQ(proto.tool_calls(1).name(), "g");
+}
+
+class InferenceServiceTest : public RouterFixture {
+ protected:
+  void SetUp() override { Start(); }
+  void Connect() {
+    grpc::ChannelArguments args;
+    args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // else the client buffers megabytes unread
+    stub_ = v1::Inference::NewStub(
+        grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->grpc_port()),
+                                  grpc::InsecureChannelCredentials(), args));
+  }
+  grpc::Status Generate(const v1::GenerateRequest& request) {
+    Connect();
+    grpc::ClientContext context;
+    const auto stream = stub_->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (stream->Read(&response)) {
+      if (response.has_finish()) finish_ = response.finish();
+      text_ += response.has_finish() ? response.finish().last().text() : response.delta().text();
+    }
+    return stream->Finish();
+  }
+  static v1::GenerateRequest Text(const std::string& text) {
+    v1::GenerateRequest request;
+    request.set_text(text);
+    return request;
+  }
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  std::string text_;
+  v1::GenerationFinish finish_;
+};
+
+TEST_F(InferenceServiceTest, GeneratesTheSameTextAsHttp) {
+  worker_->SetDecode(Says("Hello there."));
+  ASSERT_TRUE(Generate(Text("x")).ok());
+  EXPECT_EQ(text_, "Hello there.");
+  EXPECT_EQ(finish_.reason(), "stop");
+  EXPECT_EQ(finish_.completion_tokens(), static_cast<int>(Ids("Hello there.").size()) + 1);
+  EXPECT_EQ(Post("/v1/completions", {{"prompt", "x"}}).json()["choices"][0]["text"], text_);
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(InferenceServiceTest, StopsAtAStopStringAndFreesTheWorkers) {
+  DecodeScript script = Says("one two three");
+  script.steps.pop_back();
+  script.hang = true;
+  worker_->SetDecode(script);
+  v1::GenerateRequest request = Text("x");
+  request.add_stop("o th");
+  ASSERT_TRUE(Generate(request).ok());
+  EXPECT_EQ(text_, "one tw");
+  EXPECT_EQ(finish_.matched_stop(), "o th");
+  EXPECT_TRUE(Quiet());
+  EXPECT_EQ(worker_->decodes_cancelled(), 1);
+}
+
+TEST_F(InferenceServiceTest, ChatsWithTypedDeltas) {
+  worker_->SetDecode(Says("I think.</think>Hello"));
+  Connect();
+  json body = Chat("Hi");
+  body["chat_template_kwargs"] = {{"thinking", true}};
+  v1::ChatRequest request;
+  request.set_body_json(body.dump());
+  grpc::ClientContext context;
+  const auto stream = stub_->Chat(&context, request);
+  v1::ChatResponse response;
+  std::string content, reasoning;
+  while (stream->Read(&response)) {
+    const v1::ChatDelta& delta =
+        response.has_finish() ? response.finish().last() : response.delta();
+    content += delta.content();
+    reasoning += delta.reasoning();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(content, "Hello");
+  EXPECT_EQ(reasoning, "I think.");
+  EXPECT_EQ(response.finish().finish().reason(), "stop");
+}
+
+TEST_F(InferenceServiceTest, ErrorsAreStatuses) {
+  EXPECT_EQ(Generate(v1::GenerateRequest()).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  worker_->SetDecode({.fail = grpc::Status(grpc::StatusCode::INTERNAL, "bug")});
+  const grpc::Status status = Generate(Text("x"));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(status.error_message(), HasSubstr("decode worker decode-0: bug"));
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(InferenceServiceTest, CancellingTheStreamFreesBothLegs) {
+  worker_->SetDecode({.steps = Steps({60}), .hang = true});
+  worker_->SetPrefill({.hang = true});
+  Connect();
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, Text("x"));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  context.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(Quiet());
+  EXPECT_EQ(worker_->decodes_cancelled(), 1);
+  EXPECT_EQ(worker_->prefills_cancelled(), 1);
+}
+
+TEST_F(InferenceServiceTest, AbortEndsARequestByItsId) {
+  worker_->SetDecode({.steps = Steps({60}), .hang = true});
+  Connect();
+  v1::GenerateRequest request = Text("x");
+  request.set_request_id("mine");
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  v1::AbortRequest abort;
+  abort.set_request_id("mine");
+  v1::AbortResponse aborted;
+  grpc::ClientContext abort_context;
+  ASSERT_TRUE(stub_->Abort(&abort_context, abort, &aborted).ok());
+  EXPECT_EQ(aborted.aborted(), 1);
+  while (stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(InferenceServiceTest, ASlowReaderIsCut) {
+  worker_->SetDecode(
+      {.steps = std::vector<v1::Tokens>(4000, Step(std::vector<uint32_t>(400, 60)))});
+  Connect();
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, Text("x"));
+  ASSERT_TRUE(FakeWorker::Eventually(
+      [&] { return server_->context().metrics.slow_readers_cut.Value() == 1; }));
+  v1::GenerateResponse response;
+  while (stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(InferenceServiceTest, ModelsTokenizeDetokenizeServerInfo) {
+  Connect();
+  grpc::ClientContext c1, c2, c3, c4;
+  v1::ModelsResponse models;
+  ASSERT_TRUE(stub_->Models(&c1, {}, &models).ok());
+  EXPECT_EQ(models.models(0).id(), "tiny");
+  EXPECT_EQ(models.models(0).max_model_len(), 16384);
+  v1::TokenizeRequest tokenize;
+  tokenize.set_prompt("Hello");
+  v1::TokenizeResponse tokens;
+  ASSERT_TRUE(stub_->Tokenize(&c2, tokenize, &tokens).ok());
+  EXPECT_EQ(tokens.tokens(0), 0u);
+  v1::DetokenizeRequest detokenize;
+  *detokenize.mutable_tokens() = tokens.tokens();
+  detokenize.set_skip_special_tokens(true);
+  v1::DetokenizeResponse text;
+  ASSERT_TRUE(stub_->Detokenize(&c3, detokenize, &text).ok());
+  EXPECT_EQ(text.text(), "Hello");
+  v1::ServerInfoResponse info;
+  ASSERT_TRUE(stub_->ServerInfo(&c4, {}, &info).ok());
+  EXPECT_TRUE(info.ready());
+}
+
+}  // namespace
+}  // namespace baleen::router
