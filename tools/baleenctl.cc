@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/cluster_commands.h"
+#include "tools/generate_command.h"
 #include "tools/tokenize.h"
 
 namespace baleen::tools {
@@ -17,12 +19,20 @@ struct Subcommand {
 };
 
 constexpr Subcommand kSubcommands[] = {
+    {"status", "status [--url URL]", RunStatus},
+    {"workers", "workers [--url URL]", RunWorkers},
+    {"drain", "drain GROUP [--url URL]", RunDrain},
+    {"undrain", "undrain GROUP [--url URL]", RunUndrain},
+    {"flush", "flush [--url URL]", RunFlush},
+    {"profile", "profile [--seconds N] [--url URL]", RunProfile},
+    {"generate", kGenerateUsage, RunGenerate},
     {"tokenize", kTokenizeUsage, RunTokenize},
 };
 
 int Usage(std::ostream& out) {
   out << "usage: baleenctl SUBCOMMAND ...\n";
   for (const Subcommand& subcommand : kSubcommands) out << "  " << subcommand.usage << "\n";
+  out << "URL is the router's, " << kDefaultUrl << " unless given.\n";
   return 2;
 }
 
