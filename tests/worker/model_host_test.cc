@@ -1,0 +1,115 @@
+#include "worker/model_host.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "common/fingerprint.h"
+#include "model/config.h"
+#include "proto/config.pb.h"
+#include "testing/status_matchers.h"
+
+namespace baleen::worker {
+namespace {
+
+using baleen::testing::StatusIs;
+using ::testing::HasSubstr;
+using Split = ModelHost::Split;
+
+const std::string kTiny = std::string(BALEEN_SOURCE_DIR) + "/models/tiny-dsv32";
+
+ModelOptions Options(int drafts = 1) {
+  return {.directory = kTiny, .device = "cpu", .drafts = drafts, .pages = 300};
+}
+
+v1::WorkerConfig Config() {
+  v1::WorkerConfig config;
+  config.set_model(kTiny);
+  return config;
+}
+
+TEST(ModelOptions, DefaultsAreExactOnTheCpuWithOneDraft) {
+  const auto options = ModelOptionsFrom(Config());
+  BALEEN_ASSERT_OK(options);
+  EXPECT_EQ(options->device, "cpu");
+  EXPECT_EQ(options->numerics, Numerics::kExact);
+  EXPECT_EQ(options->drafts, 1);
+  EXPECT_EQ(options->cpu_threads, 1);
+}
+
+TEST(ModelOptions, BadValuesNameTheField) {
+  const auto error = [](auto change) {
+    v1::WorkerConfig config = Config();
+    change(config);
+    return std::string(ModelOptionsFrom(config).status().message());
+  };
+  EXPECT_THAT(error([](auto& c) { c.clear_model(); }), HasSubstr("worker.model"));
+  EXPECT_THAT(error([](auto& c) { c.set_device("tpu"); }), HasSubstr("worker.device: \"tpu\""));
+  EXPECT_THAT(error([](auto& c) { c.set_numerics("int4"); }), HasSubstr("worker.numerics"));
+  EXPECT_THAT(error([](auto& c) { c.set_drafts(4); }), HasSubstr("worker.drafts: 4"));
+  EXPECT_THAT(error([](auto& c) { c.set_pages(-1); }), HasSubstr("worker.pages"));
+  EXPECT_THAT(error([](auto& c) { c.set_cpu_threads(0); }), HasSubstr("worker.cpu_threads"));
+}
+
+TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
+  size_t end = 0;
+  for (int stage = 0; stage < 4; ++stage) {
+    const auto host = ModelHost::Create(Options(), Split::kPipelineStage, stage, 4);
+    BALEEN_ASSERT_OK(host);
+    EXPECT_EQ((*host)->stage_offset(), end);
+    end += (*host)->layout().PageBytes();
+    EXPECT_LE(end, (*host)->whole_layout().PageBytes());
+    if (stage == 3) {
+      EXPECT_EQ(end, (*host)->whole_layout().PageBytes());
+    }
+  }
+}
+
+TEST(ModelHost, EveryProcessOfAClusterHasTheSameFingerprint) {
+  const auto stage = ModelHost::Create(Options(), Split::kPipelineStage, 1, 2);
+  const auto rank = ModelHost::Create(Options(), Split::kExpertRank, 0, 4);
+  BALEEN_ASSERT_OK(stage);
+  BALEEN_ASSERT_OK(rank);
+  EXPECT_EQ(FirstDifference((*stage)->fingerprint(), (*rank)->fingerprint()), std::nullopt);
+  const auto other = ModelHost::Create(Options(/*drafts=*/0), Split::kExpertRank, 0, 4);
+  BALEEN_ASSERT_OK(other);
+  EXPECT_THAT(*FirstDifference((*rank)->fingerprint(), (*other)->fingerprint()),
+              HasSubstr("cached_layers: 5 here, 4 there"));
+}
+
+TEST(ModelHost, ShapesThatCannotBeNameTheField) {
+  const auto error = [](Split split, int index, int size) {
+    return std::string(ModelHost::Create(Options(), split, index, size).status().message());
+  };
+  EXPECT_THAT(error(Split::kPipelineStage, 0, 5), HasSubstr("worker.size: 5 stages for 4 layers"));
+  EXPECT_THAT(error(Split::kExpertRank, 0, 3), HasSubstr("worker.size: 3 ranks do not divide 16"));
+  EXPECT_THAT(error(Split::kExpertRank, 2, 2), HasSubstr("worker.index: 2"));
+}
+
+TEST(ModelHost, ACheckpointThatIsNotThereAndTooLongAContextAreClearErrors) {
+  ModelOptions missing = Options();
+  missing.directory = "/nonexistent";
+  EXPECT_THAT(ModelHost::Create(missing, Split::kExpertRank, 0, 1),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent")));
+  ModelOptions longer = Options();
+  longer.max_context = 20000;
+  EXPECT_THAT(ModelHost::Create(longer, Split::kExpertRank, 0, 1),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("worker.max_context: 20000")));
+}
+
+TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {
+  auto host = ModelHost::Create(Options(), Split::kPipelineStage, 0, 1);
+  BALEEN_ASSERT_OK(host);
+  BALEEN_EXPECT_OK(
+      (*host)->BuildForward({.max_rows = 64, .max_sequences = 4, .max_head_rows = 4}, nullptr));
+}
+
+TEST(ModelHost, CudaSaysThatItIsNotThereYet) {
+  ModelOptions options = Options();
+  options.device = "cuda";
+  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("CUDA")));
+}
+
+}  // namespace
+}  // namespace baleen::worker
