@@ -28,7 +28,7 @@ void DecodeLoop::RequestExit() {
   mesh_.Wake();
 }
 
-void DecodeLoop::Stop() { mesh_.Fail(absl::CancelledError("this decode rank stops")); }
+void DecodeLoop::Stop() { mesh_.Fail(absl::UnavailableError("the decode rank is shutting down")); }
 
 absl::Status DecodeLoop::RunUntilExit() {
   // Without work, a rank speaks up when it becomes drained or is asked to exit, once each: so the

@@ -30,7 +30,7 @@ class DecodeLoop {
              std::function<void()> agreed)
       : mesh_(mesh), table_(table), step_(step), metrics_(metrics), agreed_(std::move(agreed)) {}
 
-  // Until all ranks are drained and one was asked to exit (Ok), Stop (Cancelled), or the group
+  // Until all ranks are drained and one was asked to exit (Ok), Stop (Unavailable), or the group
   // breaks (its error). What is left in the table then is cancelled with that status.
   absl::Status Run();
 

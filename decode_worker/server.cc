@@ -326,8 +326,9 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
                 if (!formed_set.exchange(true)) formed.set_value(std::move(members));
               },
           .broken =
-              [this](absl::Status why) {
-                if (!finished) shutdown.Request(std::move(why));
+              [this](const absl::Status& why) {
+                // Through the mesh, so that the streams end with the cause.
+                if (!finished) mesh->Fail(why);
               },
           .drain = [this] { SetDraining(true); },
           .undrain = [this] { SetDraining(false); },
