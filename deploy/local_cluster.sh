@@ -3,6 +3,8 @@
 #
 #   deploy/local_cluster.sh start [options]     returns when the cluster serves, and prints its addresses
 #   deploy/local_cluster.sh status [--dir DIR]
+#   deploy/local_cluster.sh restart --name NAME [--dir DIR]    ends and starts again the router or one group,
+#                                               e.g. decode-0, with its configuration as it was
 #   deploy/local_cluster.sh stop [--dir DIR]    drains and ends every process
 #
 #   --model DIR           checkpoint (models/tiny-dsv32)       --device cpu|cuda    (cpu)
@@ -22,7 +24,7 @@ command=${1:-}
 [ $# -gt 0 ] && shift
 model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
 prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
-http_port=8000 grpc_port=0 chunk=8192 pages= transport= 
+http_port=8000 grpc_port=0 chunk=8192 pages= transport= name=
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "$1 needs a value"
   case $1 in
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
     --mtp) mtp=$2 ;; --device) device=$2 ;; --numerics) numerics=$2 ;;
     --http-port) http_port=$2 ;; --grpc-port) grpc_port=$2 ;;
     --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
+    --name) name=$2 ;;
     --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
     *) die "unknown option $1" ;;
   esac
@@ -60,7 +63,7 @@ find_binaries() {
 
 # launch NAME BINARY: the configuration is $dir/NAME.textproto.
 launch() {
-  setsid "$bin/$2" "$dir/$1.textproto" >"$dir/$1.log" 2>&1 </dev/null &
+  setsid "$bin/$2" "$dir/$1.textproto" >>"$dir/$1.log" 2>&1 </dev/null &
   echo "$!" >"$dir/$1.pid"
 }
 
@@ -139,10 +142,12 @@ status() {
   curl -sf "$(sed -n 's/^http=//p' "$dir/urls")/workers" || echo "the router does not answer"
 }
 
+# stop [NAME...]: all processes when none is named.
 stop() {
   local name deadline=$((SECONDS + 70))
-  for name in $(processes); do alive "$name" && kill -TERM "$(cat "$dir/$name.pid")"; done
-  for name in $(processes); do
+  [ $# -gt 0 ] || set -- $(processes)
+  for name in "$@"; do alive "$name" && kill -TERM "$(cat "$dir/$name.pid")"; done
+  for name in "$@"; do
     while alive "$name" && [ $SECONDS -lt $deadline ]; do sleep 0.05; done
     if alive "$name"; then
       echo "local_cluster: $name did not end, killing it" >&2
@@ -152,7 +157,30 @@ stop() {
   done
 }
 
+restart() {
+  find_binaries
+  [ -n "$name" ] || die "restart needs --name, e.g. decode-0 or router"
+  local members
+  members=$(processes | grep -E "^$name(-[0-9]+)?\$") || die "no process of $name in $dir"
+  stop $members
+  http_port=$(sed -n 's/.*http_port: \([0-9]*\).*/\1/p' "$dir/router.textproto")
+  for name in $members; do
+    rm -f "$dir/$name.ready"
+    case $name in
+      router) launch "$name" baleen_router ;;
+      prefill-*) launch "$name" baleen_prefill ;;
+      decode-*) launch "$name" baleen_decode ;;
+    esac
+  done
+  until for name in $members; do [ -f "$dir/$name.ready" ] || break; done && [ -f "$dir/$name.ready" ]; do
+    for name in $members; do alive "$name" || die "$name ended; its log is $dir/$name.log"; done
+    sleep 0.1
+  done
+  wait_until_ready
+}
+
 case $command in
+  restart) restart ;;
   start) start ;;
   status) status ;;
   stop) stop ;;
