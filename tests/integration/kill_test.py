@@ -1,0 +1,88 @@
+"""kill -9 under load: "must show" 7, T-B1, T-B2. Clients of lost work get an error within seconds or a right answer; a
+restarted group serves again; nothing hangs."""
+import threading
+import time
+import unittest
+
+from cluster import Cluster, StreamError
+
+PROMPT = "It was a cold morning, and the old house stood "
+
+
+class Load:
+    """Clients that ask in a loop. outcomes: (seconds since start, seconds it took, text or None, error)."""
+
+    def __init__(self, cluster, clients=8):
+        self.cluster, self.outcomes, self.over = cluster, [], False
+        self.start = time.monotonic()
+        self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, i):
+        while not self.over:
+            begun = time.monotonic()
+            body = dict(prompt=PROMPT * (1 + 20 * (i % 3)), max_tokens=10 + 40 * (i % 2), temperature=0, ignore_eos=True)
+            try:
+                text, error = "".join(self.cluster.stream(body, timeout=30)), None
+            except (StreamError, OSError) as e:
+                text, error = None, str(e)
+            self.outcomes.append((begun - self.start, time.monotonic() - begun, (i % 3, i % 2), text, error))
+            if error:
+                time.sleep(0.05)  # a client's pause before it asks again
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.over = True
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a client hangs"
+
+    def wait_for_answers(self, count):
+        target = sum(o[3] is not None for o in self.outcomes) + count
+        deadline = time.monotonic() + 60
+        while sum(o[3] is not None for o in self.outcomes) < target:
+            assert time.monotonic() < deadline, f"no answers: {self.outcomes[-3:]}"
+            time.sleep(0.02)
+
+
+class Kill(unittest.TestCase):
+    def check(self, victim, restart, groups):
+        with Cluster(stages=2, ranks=2, drafts=1, prefill_groups=groups, decode_groups=groups) as cluster:
+            with Load(cluster) as load:
+                load.wait_for_answers(8)
+                killed = time.monotonic() - load.start
+                cluster.signal(victim)
+                if groups > 1:
+                    load.wait_for_answers(8)  # the other groups carry on
+                cluster.restart(restart)
+                load.wait_for_answers(8)
+            right = {}
+            for begun, took, kind, text, error in load.outcomes:
+                if text is not None:
+                    self.assertEqual(right.setdefault(kind, text), text, "a wrong answer with status 200")
+                elif begun < killed:
+                    self.assertLess(begun + took - killed, 5, f"error came late: {error}")
+                else:
+                    self.assertLess(took, 5, f"error came late: {error}")
+            self.assertEqual(len(right), 6)
+            cluster.wait_quiet()
+            return load.outcomes
+
+    def test_a_prefill_stage(self):
+        self.check("prefill-0-1", "prefill-0", groups=2)
+
+    def test_a_decode_rank(self):
+        self.check("decode-0-1", "decode-0", groups=2)
+
+    def test_the_only_decode_group(self):
+        self.check("decode-0-0", "decode-0", groups=1)
+
+    def test_the_router(self):
+        self.check("router", "router", groups=1)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
