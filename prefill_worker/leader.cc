@@ -298,7 +298,9 @@ Leader::Attempt* Leader::Find(AttemptId id) {
 }
 
 void Leader::PublishLoad() {
-  Load load{.free_pages = cache_.available(), .ungranted_tokens = ungranted_tokens_};
+  Load load{.total_pages = pool_.total(),
+            .free_pages = cache_.available(),
+            .ungranted_tokens = ungranted_tokens_};
   for (const auto& [order, attempt] : attempts_) {
     ++(attempt->started ? load.running : load.waiting);
     if (attempt->failure.ok()) load.waiting_tokens += attempt->total() - attempt->scheduled;

@@ -50,7 +50,8 @@ struct LeaderOptions {
 class Leader {
  public:
   struct Load {
-    int free_pages = 0;  // the prefix cache's count as free
+    int total_pages = 0;  // that all stages have: the smallest pool's
+    int free_pages = 0;   // the prefix cache's count as free
     int running = 0;
     int waiting = 0;
     int64_t waiting_tokens = 0;    // not computed yet

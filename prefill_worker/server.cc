@@ -290,6 +290,7 @@ worker::Load Server::Parts::LoadNow() const {
   worker::Load load{.total_pages = host->pages(), .free_pages = host->pages()};
   if (Leader* l = leader()) {
     const Leader::Load now = l->load();
+    load.total_pages = now.total_pages;
     load.free_pages = now.free_pages;
     load.running = now.running;
     load.waiting = now.waiting;
