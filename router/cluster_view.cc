@@ -35,10 +35,10 @@ int ClusterView::MaxContext(int own) const {
 
 int64_t ClusterView::MaxPoolTokens() const {
   int64_t largest = 0;
-  for (const GroupView& g : decode) largest = std::max(largest, g.identity->pool_tokens);
+  for (const GroupView& g : decode) largest = std::max(largest, g.identity->PoolRoom());
   int64_t prefill_largest = 0;
   for (const GroupView& g : prefill)
-    prefill_largest = std::max(prefill_largest, g.identity->pool_tokens);
+    prefill_largest = std::max(prefill_largest, g.identity->PoolRoom());
   constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
   return std::min(largest == 0 ? kUnknown : largest,
                   prefill_largest == 0 ? kUnknown : prefill_largest);

@@ -42,6 +42,9 @@ struct GroupIdentity {
   int max_context = 0;      // tokens
   int64_t pool_tokens = 0;  // per member
   int drafts = 0;
+
+  // Tokens of the longest sequence a member's pool holds beside its provisional draft slots.
+  int64_t PoolRoom() const { return pool_tokens - drafts; }
 };
 
 // As the leader last reported it; see MemberLoad in proto/worker.proto for the meanings.
@@ -79,7 +82,7 @@ struct ClusterView {
 
   // The smallest context all groups can serve, at most `own`; tokens.
   int MaxContext(int own) const;
-  // The largest sequence any decode rank's pool holds; INT64_MAX while no group is known.
+  // The longest sequence that any group's page pool holds; INT64_MAX while no group is known.
   int64_t MaxPoolTokens() const;
   bool HasReadyPair() const;
 };

@@ -61,7 +61,8 @@ void CompletionLogprobs::Append(const ModelInfo& model, const std::vector<TokenL
     const std::string text = TokenText(model, t.token);
     tokens.push_back(text);
     text_offset.push_back(*offset);
-    *offset += Characters(text);
+    // Special tokens are not in the text.
+    if (!model.tokenizer->IsSpecial(static_cast<int32_t>(t.token))) *offset += Characters(text);
     if (i == 0 && first_has_none) {
       token_logprobs.push_back(nullptr);
       top_logprobs.push_back(nullptr);

@@ -41,7 +41,7 @@ std::optional<Placement> Place(const ClusterView& view, const PlacementRequest& 
   std::vector<int64_t> costs;
   for (const GroupView& g : view.decode) {
     if (g.state != GroupState::kReady) continue;
-    if (g.identity->pool_tokens > 0 && tokens > g.identity->pool_tokens) continue;
+    if (g.identity->pool_tokens > 0 && tokens > g.identity->PoolRoom()) continue;
     for (int rank = 0; rank < static_cast<int>(g.identity->members.size()); ++rank) {
       if (g.id == request.excluded_decode && request.excluded_rank.value_or(rank) == rank) continue;
       if (g.loads[static_cast<size_t>(rank)].waiting >= options.max_waiting) continue;

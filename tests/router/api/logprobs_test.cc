@@ -19,6 +19,15 @@ TEST(Logprobs, TwoTokensOfOneTextKeepTheLikelier) {
   EXPECT_EQ(offset, 1);  // characters, not bytes
 }
 
+TEST(Logprobs, OffsetsCountTheTextTheClientSees) {
+  CompletionLogprobs logprobs;
+  int64_t offset = 0;
+  const std::vector<TokenLogprob> prompt = {{.token = TinyModel().bos}, {.token = 60}};
+  logprobs.Append(TinyModel(), prompt, 0, /*first_has_none=*/true, &offset);
+  EXPECT_EQ(logprobs.ToJson()["text_offset"], Json::parse("[0,0]"));
+  EXPECT_EQ(offset, 1);
+}
+
 TEST(Logprobs, ChatShowsBytesAndAsManyAlternativesAsAsked) {
   const Json json =
       ChatLogprobs(TinyModel(), {{.token = 60, .logprob = -1, .top = {{60, -1.f}, {61, -2.f}}}}, 1);

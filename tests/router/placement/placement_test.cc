@@ -87,6 +87,17 @@ TEST_F(PlacementTest, APoolTooSmallIsNoCandidate) {
   EXPECT_FALSE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 537}));
 }
 
+TEST_F(PlacementTest, DraftSlotsTakeRoomToo) {
+  AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
+  GroupIdentity identity = MakeIdentity(WorkerRole::kDecode, "d0", 2);
+  identity.drafts = 3;
+  const auto id = directory_.Register(identity);
+  BALEEN_EXPECT_OK(directory_.Update(*id, MakeReport(GroupState::kReady)));
+  EXPECT_EQ(directory_.View()->MaxPoolTokens(), 65533);
+  EXPECT_TRUE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 533}));
+  EXPECT_FALSE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 534}));
+}
+
 TEST_F(PlacementTest, AFullBacklogGetsNoMore) {
   AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
   const GroupId d = AddReady(directory_, WorkerRole::kDecode, "d0", 2);
