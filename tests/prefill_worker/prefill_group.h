@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -7,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kv_transfer/kv_receiver.h"
-#include "kv_transfer/loopback_transport.h"
+#include "kv_transfer/transport.h"
 #include "prefill_worker/stage_loop.h"
 #include "proto/sampling.pb.h"
 #include "testing/event_log.h"
@@ -16,19 +17,22 @@
 
 namespace baleen::testing {
 
+// Makes the transport of one process: over a LoopbackHub, or over UCX.
+using Wire = std::function<std::unique_ptr<kv_transfer::Transport>(const std::string& name)>;
+
 inline constexpr int kPrefillPages = 96;
 inline constexpr int kPrefillContext = 4096;
 
 // All of one prefill stage but gRPC and the process around it, over loopback and the fake model.
 class PrefillStage {
  public:
-  PrefillStage(kv_transfer::LoopbackHub& hub, int index, int size, int drafts, int chunk)
+  PrefillStage(const Wire& wire, int index, int size, int drafts, int chunk)
       : index_(index),
         size_(size),
         shard_(FakeForward::Stage(drafts > 0, index, size)),
         host_(shard_, kPrefillPages),
         backend_(kernels::MakeCpuBackend(1)),
-        transport_(hub.Create(absl::StrCat("prefill/", index))),
+        transport_(wire(absl::StrCat("prefill/", index))),
         step_(host_.forward, {.shard = shard_,
                               .drafts = drafts,
                               .max_rows = chunk,
@@ -103,6 +107,8 @@ class PrefillStage {
   void Connect(const std::vector<worker::MemberInfo>& members) { pipeline_->Connect(members); }
   prefill_worker::Leader& leader() { return *leader_; }
   FakeForward& forward() { return host_.forward; }
+  // Of all pages pushed: how many puts, and their bytes.
+  double pieces() { return metrics_.Counter("transfer_sent_pieces_total", "").Value(); }
 
  private:
   const int index_, size_;
@@ -126,8 +132,8 @@ class ReceivingDecode {
  public:
   static constexpr Incarnation kIncarnation{900};
 
-  ReceivingDecode(kv_transfer::LoopbackHub& hub, int drafts)
-      : host_(FakeForward::Whole(drafts > 0), kPrefillPages), transport_(hub.Create("decode/0")) {
+  ReceivingDecode(const Wire& wire, int drafts)
+      : host_(FakeForward::Whole(drafts > 0), kPrefillPages), transport_(wire("decode/0")) {
     const size_t page_bytes = host_.layout.PageBytes();
     auto links = kv_transfer::LinkTable::Create(*transport_,
                                                 {.name = "decode/0",

@@ -8,6 +8,8 @@
 #include <random>
 
 #include "engine/memory_plan.h"
+#include "kv_transfer/loopback_transport.h"
+#include "kv_transfer/ucx/ucx_transport.h"
 #include "prefill_worker/prefill_group.h"
 #include "testing/status_matchers.h"
 
@@ -18,8 +20,9 @@ using namespace baleen::testing;
 
 struct Shape {
   int stages, drafts, chunk;
+  const char* wire = "loopback";  // or UCX transports: "shm", "tcp"
   friend std::ostream& operator<<(std::ostream& os, const Shape& s) {
-    return os << s.stages << "stages" << s.drafts << "drafts" << s.chunk << "chunk";
+    return os << s.stages << "stages" << s.drafts << "drafts" << s.chunk << "chunk_" << s.wire;
   }
 };
 
@@ -70,11 +73,17 @@ struct Reference {
 class PrefillGroup : public ::testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
-    const auto [stages, drafts, chunk] = GetParam();
-    decode_ = std::make_unique<ReceivingDecode>(hub_, drafts);
+    const auto [stages, drafts, chunk, wire_name] = GetParam();
+    const Wire wire = [this, wire_name = std::string(wire_name)](const std::string& name) {
+      if (wire_name == "loopback") return hub_.Create(name);
+      auto ucx = kv_transfer::CreateUcxTransport({.name = name, .transports = wire_name});
+      BALEEN_CHECK(ucx.ok());
+      return *std::move(ucx);
+    };
+    decode_ = std::make_unique<ReceivingDecode>(wire, drafts);
     std::vector<worker::MemberInfo> members;
     for (int i = 0; i < stages; ++i)
-      stages_.push_back(std::make_unique<PrefillStage>(hub_, i, stages, drafts, chunk));
+      stages_.push_back(std::make_unique<PrefillStage>(wire, i, stages, drafts, chunk));
     for (const auto& stage : stages_) members.push_back(stage->member());
     for (const auto& stage : stages_) stage->Connect(members);
     start_ = leader().load().free_pages;
@@ -146,10 +155,9 @@ class PrefillGroup : public ::testing::TestWithParam<Shape> {
   int start_ = 0;
 };
 
-// "Must show" 5, without the wire.
 TEST_P(PrefillGroup, PagesAndFirstTokenEqualThoseOfOneProcess) {
   uint64_t id = 1;
-  for (int tokens : {1, 63, 64, 65, 127, 128, 129, 978}) {
+  for (int tokens : {1, 63, 64, 65, 127, 128, 129, 978, 4000}) {
     const auto prompt = Prompt(tokens, int(id));
     Submit(id, prompt);
     const auto pages = Grant(id, tokens);
@@ -159,6 +167,9 @@ TEST_P(PrefillGroup, PagesAndFirstTokenEqualThoseOfOneProcess) {
     ASSERT_TRUE(log_.WaitFor(absl::StrCat("finished ", id, " OK"))) << tokens << " tokens";
     ++id;
   }
+  double pieces = 0;
+  for (const auto& stage : stages_) pieces += stage->pieces();
+  EXPECT_EQ(pieces, double(next_page_) * GetParam().stages) << "one piece a page and stage";
   ExpectQuiet();
 }
 
@@ -252,7 +263,10 @@ TEST_P(PrefillGroup, APromptWithNanLogitsFailsAlone) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, PrefillGroup,
                          ::testing::Values(Shape{1, 0, 8192}, Shape{1, 3, 64}, Shape{2, 1, 64},
-                                           Shape{3, 0, 128}, Shape{4, 3, 8192}, Shape{4, 1, 64}));
+                                           Shape{3, 0, 128}, Shape{4, 3, 8192}, Shape{4, 1, 64},
+                                           Shape{1, 1, 512, "shm"}, Shape{2, 3, 64, "shm"},
+                                           Shape{4, 1, 8192, "shm"}, Shape{1, 1, 512, "tcp"},
+                                           Shape{2, 3, 64, "tcp"}, Shape{4, 1, 8192, "tcp"}));
 
 }  // namespace
 }  // namespace baleen::prefill_worker
