@@ -48,7 +48,8 @@ struct LinkOptions {
   std::string name;  // of this process, e.g. "prefill-0/1"
   Incarnation incarnation;
   Fingerprint fingerprint;
-  PagePoolView pool;              // empty for a process without pages
+  // Empty for a process without pages. The memory must outlive the transport.
+  PagePoolView pool;
   bool peers_write_pool = false;  // decode: the pool is registered and its key given to peers
   std::string
       require_transport;  // "", or a wire that WireName must contain ("shm": posix, sysv or cma)

@@ -121,6 +121,33 @@ TEST_F(HandOver, TA2_RepeatedAcksOfOneStageDoNotCountForAnother) {
   EXPECT_EQ(settled_[1], 1);
 }
 
+TEST_F(HandOver, TA2_AnAckInAnotherStagesNameDoesNotCount) {
+  Start(2);
+  GrantId grant;
+  LinkId link;
+  for (auto& process : prefill_)  // two writers that only answer when the test says so
+    process->links->SetHandler(uint8_t(MessageType::kDrain),
+                               [&](LinkId from, std::span<const std::byte>, Buffer payload) {
+                                 grant = Decode<Drain>(payload)->grant;
+                                 link = from;
+                               });
+  receiver_->Grant(Request(1, {5}));
+  hub_.Run();
+  receiver_->Cancel(AttemptId{1}, absl::CancelledError("client left"));
+  hub_.Run();
+  const LinkId second = *prefill_[1]->links->Find(decode_->links->options().incarnation);
+  const LinkId first = *prefill_[0]->links->Find(decode_->links->options().incarnation);
+  prefill_[1]->links->SendMessage(second, DrainAck{.grant = grant, .stage = 0});
+  prefill_[1]->links->SendMessage(second, DrainAck{.grant = grant, .stage = 1});
+  prefill_[1]->links->SendMessage(second, DrainAck{.grant = grant, .stage = 7});
+  hub_.Run();
+  EXPECT_EQ(settled_.count(1), 0u);
+  EXPECT_EQ(Dropped(*decode_, "wrong_writer"), 2);
+  prefill_[0]->links->SendMessage(first, DrainAck{.grant = grant, .stage = 0});
+  hub_.Run();
+  EXPECT_EQ(settled_[1], 1);
+}
+
 // The hung writer of a path without a fence: nothing but its end or its answer frees the pages.
 TEST_F(HandOver, TA16_WithoutAFenceOnlyAnAckOrDeathEndsTheQuarantine) {
   Start(1, Transport::Fence::kPeerDeath);

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <fstream>
+#include <future>
 #include <map>
 #include <thread>
 
@@ -15,6 +16,10 @@
 #include "testing/status_matchers.h"
 #include "tests/kv_transfer/page_pattern.h"
 #include "tests/kv_transfer/peer_process.h"
+
+// UCX 1.13 leaks about 100 bytes when it cannot attach to the shared memory of a process that is
+// gone.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libuct.so"; }
 
 namespace baleen::kv_transfer::testing {
 namespace {
@@ -189,7 +194,11 @@ TEST_P(UcxWire, TA17_OwnersForceCloseStopsAFloodOfPuts) {
   ConnectAndWait(peer);
   peer.Tell(absl::StrCat("flood ", self()));
   peer.Expect("flooding");
-  ASSERT_TRUE(Eventually([&] { return IsPage(Page(0), 0); }));
+  ASSERT_TRUE(Eventually([&] {
+    bool arrived = false;
+    RunOn(*transport_, [&] { arrived = IsPage(Page(0), 0); });
+    return arrived;
+  }));
   LinkId link;
   RunOn(*transport_, [&] {
     link = *links_->Find(peer.address().incarnation);
@@ -324,7 +333,9 @@ TEST_P(UcxWire, TF6_LinkChurnLeavesNoDescriptorsAndNoMemory) {
   }
   ASSERT_TRUE(Eventually([&] { return CountDescriptors() <= descriptors + 2; }, seconds(5)))
       << CountDescriptors() << " after, " << descriptors << " before";
+#ifndef __SANITIZE_ADDRESS__  // which keeps freed memory
   EXPECT_LT(ResidentBytes(), resident + (4 << 20));
+#endif
 }
 
 TEST_P(UcxWire, RequireTransportRefusesAnythingElse) {
@@ -348,6 +359,111 @@ TEST_P(UcxWire, AnIdleProcessSleeps) {
   const double before = cpu();
   std::this_thread::sleep_for(seconds(1));  // what is measured is the passing of time
   EXPECT_LT(cpu() - before, 0.05);
+}
+
+// Two transports of this process, without links above them.
+class UcxPair : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    for (auto* transport : {&a_, &b_}) {
+      auto made = CreateUcxTransport({.name = "pair", .transports = GetParam()});
+      BALEEN_ASSERT_OK(made);
+      *transport = *std::move(made);
+    }
+    RunOn(*b_, [&] {
+      region_ = *b_->RegisterRegion(MemoryKind::kHost, memory_.data(), memory_.size());
+      key_ = *b_->PackRemoteKey(region_);
+      back_ = *b_->Open(a_->LocalAddress());
+    });
+    RunOn(*a_, [&] {
+      there_ = *a_->Open(b_->LocalAddress());
+      imported_ = *a_->ImportKey(there_, key_);
+    });
+  }
+  void TearDown() override { a_.reset(), b_.reset(); }
+
+  uint64_t At(size_t offset) { return reinterpret_cast<uint64_t>(memory_.data()) + offset; }
+  // The status of a flush after one put; DeadlineExceeded when nothing answers.
+  absl::Status PutAndFlush(std::byte value, uint64_t address, size_t bytes) {
+    source_.assign(bytes, value);
+    auto over = std::make_shared<std::promise<absl::Status>>();
+    a_->Post([this, address, over] {
+      a_->Put(there_, source_, address, imported_, [](const absl::Status&) {});
+      a_->Flush(there_, [over](const absl::Status& s) { over->set_value(s); });
+    });
+    auto future = over->get_future();
+    if (future.wait_for(milliseconds(500)) != std::future_status::ready)
+      return absl::DeadlineExceededError("no answer to flush");
+    return future.get();
+  }
+  std::byte Byte(size_t offset) {
+    std::byte value;
+    RunOn(*b_, [&] { value = memory_[offset]; });
+    return value;
+  }
+
+  std::vector<std::byte> memory_ = std::vector<std::byte>(300'000), source_;
+  std::unique_ptr<Transport> a_, b_;
+  RegionId region_;
+  std::string key_;
+  EndpointId there_, back_;
+  RemoteKeyId imported_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Wires, UcxPair, ::testing::Values("shm", "tcp"));
+
+TEST_P(UcxPair, AFlushedPutIsThere) {
+  for (size_t bytes : {size_t{1}, size_t{5000}, size_t{250'000}}) {
+    const auto value = std::byte(bytes % 251);
+    BALEEN_EXPECT_OK(PutAndFlush(value, At(7), bytes));
+    EXPECT_EQ(Byte(7), value);
+    EXPECT_EQ(Byte(7 + bytes - 1), value);
+    EXPECT_NE(Byte(7 + bytes), value);
+  }
+}
+
+TEST_P(UcxPair, TA7_PutsOutsideTheRegionAreRefusedByTheOwner) {
+  BALEEN_EXPECT_OK(PutAndFlush(std::byte{1}, At(0), memory_.size()));
+  EXPECT_THAT(PutAndFlush(std::byte{2}, At(1), memory_.size()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("refused by its target")));
+  EXPECT_EQ(PutAndFlush(std::byte{2}, At(0) - 8, 8).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(PutAndFlush(std::byte{2}, ~uint64_t{0}, 8).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Byte(1), std::byte{1});
+}
+
+TEST_P(UcxPair, TF6_AKeyOfARegionThatIsGoneIsRefused) {
+  RunOn(*b_, [&] { b_->DeregisterRegion(region_); });
+  EXPECT_EQ(PutAndFlush(std::byte{2}, At(0), 8).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Byte(0), std::byte{0});
+}
+
+// A peer that goes on over its old connection is heard no more, also when we have a new one to it.
+TEST_P(UcxPair, TA17_TheOwnersCloseFencesThatConnectionForGood) {
+  BALEEN_EXPECT_OK(PutAndFlush(std::byte{1}, At(0), 100'000));
+  std::promise<void> closed;
+  b_->Post([&] { b_->Close(back_, [&] { closed.set_value(); }); });
+  ASSERT_EQ(closed.get_future().wait_for(seconds(5)), std::future_status::ready);
+  EXPECT_FALSE(PutAndFlush(std::byte{2}, At(0), 100'000).ok());
+  EXPECT_EQ(Byte(0), std::byte{1});
+  RunOn(*b_, [&] { back_ = *b_->Open(a_->LocalAddress()); });
+  EXPECT_FALSE(PutAndFlush(std::byte{3}, At(0), 100).ok());
+  EXPECT_FALSE(PutAndFlush(std::byte{3}, At(0), 100'000).ok());
+  EXPECT_EQ(Byte(0), std::byte{1});
+  RunOn(*a_, [&] {  // a new connection of the peer counts again
+    a_->Close(there_, [] {});
+    there_ = *a_->Open(b_->LocalAddress());
+    imported_ = *a_->ImportKey(there_, key_);
+  });
+  BALEEN_EXPECT_OK(PutAndFlush(std::byte{4}, At(0), 100'000));
+  EXPECT_EQ(Byte(99'999), std::byte{4});
+}
+
+TEST_P(UcxPair, ClosingCancelsWhatIsUnderWay) {
+  RunOn(*b_, [&] { b_->Close(back_, [] {}); });  // so that nothing answers
+  std::promise<absl::Status> flushed;
+  RunOn(*a_, [&] { a_->Flush(there_, [&](absl::Status s) { flushed.set_value(std::move(s)); }); });
+  RunOn(*a_, [&] { a_->Close(there_, [] {}); });
+  EXPECT_EQ(flushed.get_future().get().code(), absl::StatusCode::kCancelled);
 }
 
 TEST(UcxTransport, UnknownTransportIsRefusedByName) {
