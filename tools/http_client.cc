@@ -72,7 +72,7 @@ class Exchange {
       stream_.expires_after(kReadTimeout);
       http::async_read_some(stream_, buffer_, parser_,
                             [&](beast::error_code e, size_t) { error = e; });
-      absl::Status status = Run(error == http::error::need_buffer ? beast::error_code() : error);
+      const absl::Status status = Run(error);
       const size_t bytes = piece.size() - parser_.get().body().size;
       if (bytes > 0) BALEEN_RETURN_IF_ERROR(on_data(absl::string_view(piece.data(), bytes)));
       BALEEN_RETURN_IF_ERROR(status);
