@@ -1,6 +1,11 @@
 """64 streams at once, a third of them cancelled: "must show" 6. Every finished one equals its solo run, and afterwards
-queues, pages, memory and descriptors are back."""
+queues, pages, memory and descriptors are back.
+
+    storm_test.py           prompts of 10 to 1,000 tokens
+    storm_test.py --full    up to 6,000
+"""
 import random
+import sys
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +13,7 @@ from cluster import ROOT, Cluster
 
 STREAMS = 64
 ROUNDS = 3
+LENGTHS = [3, 30, 150, 500, 1500] if "--full" in sys.argv else [3, 30, 100, 250]  # words
 WORDS = (ROOT / "docs/model.md").read_text().split()
 
 
@@ -15,7 +21,7 @@ def request(i):
     rnd = random.Random(i)
     first = rnd.randrange(len(WORDS) - 3000)
     # About 3 tokens a word of this text: prompts of 10 to 6,000 tokens.
-    prompt = " ".join(WORDS[first:first + rnd.choice([3, 30, 150, 500, 1500])])[:11000]
+    prompt = " ".join(WORDS[first:first + rnd.choice(LENGTHS)])[:11000]
     return dict(prompt=prompt, max_tokens=rnd.randint(1, 40), temperature=1, seed=i, ignore_eos=True)
 
 
@@ -47,4 +53,4 @@ class Storm(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    unittest.main(argv=sys.argv[:1], verbosity=2)
