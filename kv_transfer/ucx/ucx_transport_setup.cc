@@ -44,6 +44,8 @@ absl::StatusOr<UcpConfig> ReadConfig(const UcxOptions& options) {
     settings.emplace("TX_SEG_SIZE", "128K");
     settings.emplace("RX_SEG_SIZE", "128K");
   }
+  settings.emplace("LOG_LEVEL",
+                   "FATAL");  // what fails comes back as a status, and is logged as ours
   settings.emplace("RNDV_SCHEME", "get_zcopy");  // the receiver fetches; see ucx_transport.h
   for (const auto& [name, value] : settings)
     BALEEN_RETURN_IF_ERROR(FromUcs(ucp_config_modify(config.get(), name.c_str(), value.c_str()),

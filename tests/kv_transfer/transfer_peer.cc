@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
 #include "kv_transfer/kv_sender.h"
@@ -27,10 +28,8 @@
 namespace baleen::kv_transfer::testing {
 namespace {
 
-template <typename... Args>
-void Say(const char* format, Args... args) {
-  std::printf(format, args...);
-  std::printf("\n");
+void Say(const std::string& line) {
+  std::printf("%s\n", line.c_str());
   std::fflush(stdout);
 }
 
@@ -55,16 +54,15 @@ class Peer {
                                    metrics_);
     BALEEN_CHECK_MSG(links.ok(), links.status().ToString().c_str());
     links_ = *std::move(links);
-    sender_ =
-        KvSender::Create(*links_, {},
-                         {.closed =
-                              [](AttemptId id, absl::Status s) {
-                                Say("closed %llu %d", (unsigned long long)id.value, int(s.code()));
-                              }},
-                         metrics_);
+    sender_ = KvSender::Create(*links_, {},
+                               {.closed =
+                                    [](AttemptId id, absl::Status s) {
+                                      Say(absl::StrCat("closed ", id.value, " ", int(s.code())));
+                                    }},
+                               metrics_);
     RunOn(*transport_, [this] {
       links_->AddObserver([this](LinkId link, LinkState state, const absl::Status&) {
-        Say("link %s", Name(state));
+        Say(absl::StrCat("link ", Name(state)));
         if (churning_ && state == LinkState::kUp) {
           transport_->Post([this, link] {
             links_->Close(link, absl::CancelledError("churn"));
@@ -74,8 +72,8 @@ class Peer {
       });
     });
     const PeerAddress self = links_->Self();
-    Say("address %s %llu", absl::BytesToHexString(self.transport_address).c_str(),
-        (unsigned long long)self.incarnation.value);
+    Say(absl::StrCat("address ", absl::BytesToHexString(self.transport_address), " ",
+                     self.incarnation.value));
   }
 
   void Obey(const std::string& line) {
@@ -124,12 +122,6 @@ class Peer {
   }
   // Keeps 16 puts going, whatever the owner thinks of it.
   void Flood(Incarnation decode) {
-    const auto link = links_->Find(decode);
-    if (!link) return Say("no link");
-    const auto again = [this, link = *link, decode](const absl::Status& s) {
-      if (s.ok()) PutOne(decode);
-    };
-    (void)again;
     for (int i = 0; i < 16; ++i) PutOne(decode);
     Say("flooding");
   }
