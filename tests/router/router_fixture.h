@@ -82,8 +82,7 @@ class RouterFixture : public ::testing::Test {
         for (const GroupView& g : *groups)
           for (const Assigned& a : g.assigned)
             if (a.requests != 0 || a.tokens != 0) return false;
-      return server_->context().dispatcher.live() == 0 &&
-             server_->context().registry.size() == 0 &&
+      return server_->context().dispatcher.live() == 0 && server_->context().registry.size() == 0 &&
              server_->context().metrics.attempts.Value() == 0 &&
              server_->context().metrics.streams.Value() == 0 &&
              (worker_ == nullptr || worker_->running() == 0);

@@ -103,8 +103,7 @@ v1::Registration FakeWorker::Identity(v1::Role role) const {
 }
 
 void FakeWorker::Report(v1::Role role) {
-  const auto channel =
-      grpc::CreateChannel(options_.router, grpc::InsecureChannelCredentials());
+  const auto channel = grpc::CreateChannel(options_.router, grpc::InsecureChannelCredentials());
   grpc::ClientContext* context = nullptr;
   {
     MutexLock lock(mu_);

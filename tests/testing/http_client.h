@@ -11,7 +11,7 @@ namespace baleen::testing {
 using HttpHeaders = std::map<std::string, std::string>;
 
 struct HttpReply {
-  int status = 0;  // 0: the connection ended before a whole reply came
+  int status = 0;       // 0: the connection ended before a whole reply came
   HttpHeaders headers;  // names in lower case
   std::string body;     // chunks joined
 

@@ -193,10 +193,9 @@ TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
   add(step.mutable_logprobs(), 60, -0.25f);
   add(step.mutable_logprobs(), kEosToken, -1.f);
   worker_->SetDecode({.steps = {step}});
-  const json body =
-      Post("/v1/completions",
-           {{"prompt", prompt}, {"echo", true}, {"logprobs", 1}, {"max_tokens", 1}})
-          .json();
+  const json body = Post("/v1/completions",
+                         {{"prompt", prompt}, {"echo", true}, {"logprobs", 1}, {"max_tokens", 1}})
+                        .json();
   EXPECT_TRUE(worker_->decode_requests()[0].sampling().prompt_logprobs());
   const json logprobs = body["choices"][0]["logprobs"];
   ASSERT_EQ(logprobs["token_logprobs"].size(), 4u) << body;
@@ -205,8 +204,8 @@ TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
   EXPECT_EQ(logprobs["token_logprobs"][1], -0.5);
   EXPECT_EQ(logprobs["token_logprobs"][3], -0.25);
   const ModelInfo& model = server_->context().model;
-  EXPECT_EQ(body["choices"][0]["text"], model.tokenizer->Decode(std::vector<int32_t>{50, 51, 60},
-                                                                true));
+  EXPECT_EQ(body["choices"][0]["text"],
+            model.tokenizer->Decode(std::vector<int32_t>{50, 51, 60}, true));
 }
 
 TEST_F(GenerationTest, ChatLogprobsLeaveOutTheEndOfSentence) {
@@ -253,8 +252,8 @@ TEST_F(GenerationTest, SglangsGenerateIsCumulative) {
 TEST_F(GenerationTest, AFailureBeforeTheFirstTokenIsAnHttpError) {
   Start();
   worker_->SetDecode({.hang = true});
-  worker_->SetPrefill({.hand_off = false,
-                       .fail = grpc::Status(grpc::StatusCode::INTERNAL, "kernel on fire")});
+  worker_->SetPrefill(
+      {.hand_off = false, .fail = grpc::Status(grpc::StatusCode::INTERNAL, "kernel on fire")});
   json request = Chat("x");
   request["stream"] = true;
   const HttpReply reply = Post("/v1/chat/completions", request);
@@ -308,8 +307,7 @@ TEST_F(GenerationTest, WithoutWorkersAClientWaitsAndThenComesBackLater) {
   StartRouter();
   HttpClient waiting(server_->http_port());
   waiting.Send(HttpClient::Format("POST", "/v1/completions", R"({"prompt":"x"})"));
-  ASSERT_TRUE(
-      FakeWorker::Eventually([&] { return server_->context().dispatcher.live() == 1; }));
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return server_->context().dispatcher.live() == 1; }));
   const HttpReply full = Post("/v1/completions", {{"prompt", "y"}});
   EXPECT_EQ(full.status, 429);
   EXPECT_EQ(full.headers.at("retry-after"), "1");
@@ -323,8 +321,7 @@ TEST_F(GenerationTest, AQueuedRequestIsServedWhenWorkersCome) {
   StartRouter();
   HttpClient waiting(server_->http_port());
   waiting.Send(HttpClient::Format("POST", "/v1/completions", R"({"prompt":"x"})"));
-  ASSERT_TRUE(
-      FakeWorker::Eventually([&] { return server_->context().dispatcher.live() == 1; }));
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return server_->context().dispatcher.live() == 1; }));
   worker_ = MakeWorker();
   EXPECT_EQ(waiting.Read().status, 200);
 }
