@@ -1,10 +1,10 @@
 // The hand-over with real threads: every process has its transport thread, and the workers' calls
 // come from threads of the test, as they do from step threads. For ThreadSanitizer above all.
-#include <condition_variable>
 #include <random>
 #include <set>
 #include <thread>
 
+#include "common/log.h"
 #include "common/mutex.h"
 #include "gtest/gtest.h"
 #include "kv_transfer/kv_receiver.h"
@@ -148,6 +148,7 @@ class Storm {
 };
 
 TEST(HandOverThreads, TC2_AStormOfCancellationsEndsQuiet) {
+  InitLog("storm");  // the logger of the prebuilt library begins its life before the threads do
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(seed);
   std::mt19937 rng(seed);
