@@ -1,11 +1,14 @@
 // Prefill and decode of a checkpoint on the CPU, each beside the bare products of the same shapes
 // with the same kernel in the same run, and the time of every operation. Two floors: the products
-// with weights, and these with the products over the context (indexer, scores, values).
+// with weights, and these with the products over the context (indexer, scores, values). With one
+// thread the time is the process's CPU time, which other processes disturb little; with more it is
+// wall time. The least of some runs.
 //
 //   model_bench [MODEL_DIR] [THREADS] [exact|fp8]      default: models/tiny-dsv32 1 exact
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <map>
 #include <random>
@@ -23,16 +26,20 @@ namespace {
 
 using kernels::Backend;
 using kernels::Matrix;
-using SteadyTime = std::chrono::steady_clock;
 
-double MillisecondsSince(SteadyTime::time_point begin) {
-  return std::chrono::duration<double, std::milli>(SteadyTime::now() - begin).count();
+double MillisecondsOf(clockid_t clock) {
+  timespec t = {};
+  BALEEN_CHECK(clock_gettime(clock, &t) == 0);
+  return t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
 }
 
 // A backend that times every operation of another and can repeat the products it has seen.
 class TimedBackend final : public Backend {
  public:
-  explicit TimedBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  TimedBackend(std::unique_ptr<Backend> inner, clockid_t clock)
+      : inner_(std::move(inner)), clock_(clock) {}
+
+  double Milliseconds() const { return MillisecondsOf(clock_); }
 
 #define BALEEN_TIMED(op)                           \
   void op(const kernels::op##Params& p) override { \
@@ -126,9 +133,9 @@ class TimedBackend final : public Backend {
  private:
   template <typename F>
   void Time(const char* op, const F& run) {
-    const auto begin = SteadyTime::now();
+    const double begin = Milliseconds();
     run();
-    milliseconds_[op] += MillisecondsSince(begin);
+    milliseconds_[op] += Milliseconds() - begin;
   }
 
   void Remember(std::function<void()> product) {
@@ -151,10 +158,10 @@ class TimedBackend final : public Backend {
     context_products_.push_back([this, x, y, w] { inner_->Linear({.x = x, .w = w, .y = y}); });
   }
 
-  static double Repeat(const std::vector<std::function<void()>>& products) {
-    const auto begin = SteadyTime::now();
+  double Repeat(const std::vector<std::function<void()>>& products) {
+    const double begin = Milliseconds();
     for (const auto& product : products) product();
-    return MillisecondsSince(begin);
+    return Milliseconds() - begin;
   }
 
   static Matrix Rows(std::vector<float>& memory, int rows, int cols) {
@@ -163,6 +170,7 @@ class TimedBackend final : public Backend {
   }
 
   std::unique_ptr<Backend> inner_;
+  const clockid_t clock_;
   std::map<std::string, double> milliseconds_;
   std::vector<std::function<void()>> products_;
   std::vector<std::function<void()>> context_products_;
@@ -178,7 +186,8 @@ constexpr int kMaxSequences = 32;
 class Bench {
  public:
   Bench(const std::string& directory, int threads, Numerics numerics)
-      : backend_(kernels::MakeCpuBackend(threads)) {
+      : backend_(kernels::MakeCpuBackend(threads),
+                 threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC) {
     config_ = Take(LoadModelConfig(directory));
     const Shard shard = WholeModel(config_, false);
     weights_ = Take(LoadWeights(backend_, directory, config_, shard));
@@ -262,9 +271,9 @@ class Bench {
     run();
     for (int i = 0; i < kRuns; ++i) {
       backend_.Clear();
-      const auto begin = SteadyTime::now();
+      const double begin = backend_.Milliseconds();
       run();
-      const double ms = MillisecondsSince(begin);
+      const double ms = backend_.Milliseconds() - begin;
       if (ms < best) ops = backend_.milliseconds();
       best = std::min(best, ms);
     }

@@ -1,5 +1,5 @@
-// IndexerLogits (3.4): q . k for a few rows against one page of keys is one small product of
-// (rows * heads) by kPageTokens; ReLU, head weights and the key scale follow on the tile.
+// IndexerLogits (3.4): a page's keys are turned into columns once for a run of rows; the products
+// of a row's heads with them go through ReLU and head weights without leaving the registers.
 #include <algorithm>
 #include <cstring>
 
@@ -11,7 +11,7 @@ namespace baleen::kernels::cpu {
 namespace {
 
 constexpr int kPagesPerItem = 8;
-constexpr int kRowsPerItem = 8;
+constexpr int kRowsPerItem = 32;
 
 // The queries of a run's rows as f32, [rows * heads, dim].
 const float* ReadQueries(const IndexerLogitsParams& p, const RowRun& run, int dim,
@@ -32,16 +32,6 @@ const float* ReadQueries(const IndexerLogitsParams& p, const RowRun& run, int di
   return q;
 }
 
-// logits[s] = scale[s] * sum_h weights[h] * max(0, products[h, s]), s < count <= kPageTokens
-void SumHeads(const float* products, int heads, const float* weights, const float* scales,
-              int count, float* logits) {
-  float sum[kPageTokens] = {};
-  for (int h = 0; h < heads; ++h) {
-    simd::AddScaledRelu(products + int64_t{h} * kPageTokens, weights[h], kPageTokens, sum);
-  }
-  for (int s = 0; s < count; ++s) logits[s] = scales != nullptr ? sum[s] * scales[s] : sum[s];
-}
-
 void LogitsOfPage(const IndexerLogitsParams& p, const RowRun& run, const float* q, int64_t page,
                   Scratch& scratch) {
   const int dim = p.cache.layout.index_dim;
@@ -56,19 +46,18 @@ void LogitsOfPage(const IndexerLogitsParams& p, const RowRun& run, const float* 
                      1.0f, decoded);
     k = decoded;
   }
-  float* products = scratch.scores.Get<float>(int64_t{run.count} * p.heads * kPageTokens);
-  if (keys < kPageTokens) {
-    std::memset(products, 0, sizeof(float) * run.count * p.heads * kPageTokens);
-  }
-  simd::MultiplyTransposed(q, dim, run.count * p.heads, k, dim, keys, dim, products, kPageTokens);
+  float* columns = scratch.scores.Get<float>(int64_t{kPageTokens} * dim);
+  simd::TransposeKeys(k, keys, dim, columns);
+  const float* scales = exact ? nullptr : IndexScale(p.cache, slot);
   for (int r = 0; r < run.count; ++r) {
     const int64_t row = run.begin + r;
-    const int64_t visible = p.rows.positions[row] + 1 - first;
+    const int64_t visible = std::min<int64_t>(p.rows.positions[row] + 1 - first, kPageTokens);
     if (visible <= 0) continue;
-    SumHeads(products + int64_t{r} * p.heads * kPageTokens, p.heads, p.weights + row * p.heads,
-             exact ? nullptr : IndexScale(p.cache, slot),
-             static_cast<int>(std::min<int64_t>(visible, kPageTokens)),
-             p.logits + row * p.logits_stride + first);
+    float scores[kPageTokens];
+    simd::ScoreKeys(q + int64_t{r} * p.heads * dim, p.heads, dim, columns,
+                    p.weights + row * p.heads, scores);
+    float* logits = p.logits + row * p.logits_stride + first;
+    for (int s = 0; s < visible; ++s) logits[s] = exact ? scores[s] : scores[s] * scales[s];
   }
 }
 

@@ -24,6 +24,14 @@ void MultiplyTransposed(const float* a, int64_t lda, int m, const float* const* 
 void MultiplyAccumulate(const float* a, int64_t lda, int m, const float* const* b, int k, int n,
                         float* c, int64_t ldc);
 
+// The indexer's keys of one page, [count, dim], as columns: out is [dim, kPageTokens], zero beyond
+// count.
+void TransposeKeys(const float* keys, int count, int dim, float* out);
+// scores[s] = sum_h weights[h] * max(0, q[h] . key s), s < kPageTokens. q is [heads, dim], keys as
+// TransposeKeys leaves them. A product is summed over the dimensions in order, then the heads.
+void ScoreKeys(const float* q, int heads, int dim, const float* keys, const float* weights,
+               float* scores);
+
 void Bf16ToF32(const uint16_t* x, int64_t n, float* out);
 void F32ToBf16(const float* x, int64_t n, uint16_t* out);
 void RoundToBf16(float* x, int64_t n);
@@ -34,11 +42,10 @@ float QuantizeGroup(const float* x, int n, uint8_t* q);
 
 float SumOfSquares(const float* x, int64_t n);
 float Sum(const float* x, int64_t n);
-float Max(const float* x, int64_t n);                                   // -inf when n == 0
-void Add(const float* x, const float* y, int64_t n, float* out);        // out = x + y
-void Scale(float factor, float* x, int64_t n);                          // x *= factor
-void AddScaled(const float* x, float factor, int64_t n, float* y);      // y += factor * x
-void AddScaledRelu(const float* x, float factor, int64_t n, float* y);  // y += factor * max(x, 0)
+float Max(const float* x, int64_t n);                               // -inf when n == 0
+void Add(const float* x, const float* y, int64_t n, float* out);    // out = x + y
+void Scale(float factor, float* x, int64_t n);                      // x *= factor
+void AddScaled(const float* x, float factor, int64_t n, float* y);  // y += factor * x
 void MultiplyScaled(const float* x, const float* weight, float factor, int64_t n,
                     float* out);  // out = x * factor * weight
 // x = exp(x - max); returns the sum. -inf gives 0.

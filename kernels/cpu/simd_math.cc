@@ -88,11 +88,6 @@ void PlusScaled(const float* x, float factor, int64_t n, float* y) {
   const Vec f = hn::Set(F32(), factor);
   Map(x, y, n, y, [f](Vec a, Vec b) HWY_ATTR { return hn::MulAdd(a, f, b); });
 }
-void PlusScaledRelu(const float* x, float factor, int64_t n, float* y) {
-  const Vec f = hn::Set(F32(), factor);
-  const Vec zero = hn::Zero(F32());
-  Map(x, y, n, y, [f, zero](Vec a, Vec b) HWY_ATTR { return hn::MulAdd(hn::Max(a, zero), f, b); });
-}
 void TimesWeight(const float* x, const float* weight, float factor, int64_t n, float* out) {
   const Vec f = hn::Set(F32(), factor);
   Map(x, weight, n, out, [f](Vec a, Vec w) HWY_ATTR { return hn::Mul(hn::Mul(a, f), w); });
@@ -204,7 +199,6 @@ HWY_EXPORT(Largest);
 HWY_EXPORT(Plus);
 HWY_EXPORT(Times);
 HWY_EXPORT(PlusScaled);
-HWY_EXPORT(PlusScaledRelu);
 HWY_EXPORT(TimesWeight);
 HWY_EXPORT(ExpSum);
 HWY_EXPORT(Silu);
@@ -220,9 +214,6 @@ void Add(const float* x, const float* y, int64_t n, float* out) {
 void Scale(float factor, float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(Times)(factor, x, n); }
 void AddScaled(const float* x, float factor, int64_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(PlusScaled)(x, factor, n, y);
-}
-void AddScaledRelu(const float* x, float factor, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(PlusScaledRelu)(x, factor, n, y);
 }
 void MultiplyScaled(const float* x, const float* weight, float factor, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(TimesWeight)(x, weight, factor, n, out);
