@@ -17,7 +17,8 @@ inline constexpr char kDefaultUrl[] = "http://127.0.0.1:8000";
 int RunStatus(std::span<const std::string> args);
 // A line per worker process.
 int RunWorkers(std::span<const std::string> args);
-// `drain GROUP`: the group takes nothing new, finishes what runs, and ends. `undrain GROUP`.
+// `drain GROUP`: the group takes nothing new and finishes what runs, until `undrain GROUP`; it
+// stays registered, so that it can be ended at leisure.
 int RunDrain(std::span<const std::string> args);
 int RunUndrain(std::span<const std::string> args);
 // Drops every prefix cache.

@@ -1,5 +1,6 @@
 """kill -9 under load: "must show" 7, T-B1, T-B2. Clients of lost work get an error within seconds or a right answer; a
 restarted group serves again; nothing hangs."""
+import signal
 import threading
 import time
 import unittest
@@ -82,6 +83,50 @@ class Kill(unittest.TestCase):
 
     def test_the_router(self):
         self.check("router", "router", groups=1)
+
+
+class Stop(unittest.TestCase):
+    """SIGSTOP: a process that is there and does nothing."""
+
+    def test_a_pause_shorter_than_the_lease_fails_nobody(self):  # T-H8
+        with Cluster(stages=2, ranks=2, drafts=1) as cluster:
+            with Load(cluster, clients=4) as load:
+                for victim in ("decode-0-1", "prefill-0-1", "prefill-0-0"):
+                    load.wait_for_answers(4)
+                    cluster.signal(victim, signal.SIGSTOP)
+                    time.sleep(2)  # the length of the pause is the point
+                    cluster.signal(victim, signal.SIGCONT)
+                load.wait_for_answers(8)
+            self.assertEqual([o[4] for o in load.outcomes if o[4]], [])
+            cluster.wait_quiet()
+
+    def test_a_pause_longer_than_the_lease_loses_the_group(self):  # T-A16, T-B15
+        with Cluster(stages=2, ranks=2, drafts=1, prefill_groups=2, decode_groups=2) as cluster:
+            with Load(cluster) as load:
+                for victim, group in (("prefill-0-1", "prefill-0"), ("decode-1-0", "decode-1")):
+                    load.wait_for_answers(8)
+                    cluster.signal(victim, signal.SIGSTOP)
+                    self.wait(20, lambda: self.state(cluster, group) not in ("ready", "suspect"), f"{group} is trusted")
+                    load.wait_for_answers(8)
+                    cluster.signal(victim, signal.SIGCONT)
+                    cluster.restart(group)
+                    self.wait(20, lambda: self.state(cluster, group) == "ready", f"{group} is not back")
+                load.wait_for_answers(8)
+            right = {}
+            for begun, took, kind, text, error in load.outcomes:
+                self.assertLess(took, 15, f"{error}")
+                if text is not None:
+                    self.assertEqual(right.setdefault(kind, text), text, "a wrong answer with status 200")
+            cluster.wait_quiet()
+
+    def state(self, cluster, group):
+        return next((g["state"] for g in cluster.get("/workers")["workers"] if g["group"] == group), None)
+
+    def wait(self, seconds, condition, what):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, what)
+            time.sleep(0.05)  # between two questions to the cluster
 
 
 if __name__ == "__main__":
