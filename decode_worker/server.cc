@@ -49,7 +49,7 @@ absl::Status Check(const v1::DecodeConfig& config) {
   if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
   if (w.index() > 0 && w.leader().empty())
     return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
-  if (w.index() == 0 && w.size() > 1 && w.grpc_port() == 0)
+  if (w.index() == 0 && w.grpc_port() == 0)
     return absl::InvalidArgumentError("worker.grpc_port: the leader of a group needs a fixed port");
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
@@ -292,6 +292,7 @@ absl::Status Server::Parts::Serve() {
   const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterService(service.get());
   if (group_leader) builder.RegisterService(group_leader->service());

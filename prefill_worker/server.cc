@@ -42,6 +42,8 @@ absl::Status Check(const v1::PrefillConfig& config) {
   if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
   if (w.index() > 0 && w.leader().empty())
     return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
+  if (w.index() == 0 && w.grpc_port() == 0)
+    return absl::InvalidArgumentError("worker.grpc_port: the leader of a group needs a fixed port");
   if (config.has_chunk_tokens() && config.chunk_tokens() < kPageTokens)
     return absl::InvalidArgumentError(
         absl::StrCat("chunk_tokens: ", config.chunk_tokens(), " is below a page's ", kPageTokens));
@@ -246,11 +248,10 @@ absl::Status Server::Parts::BuildServices() {
   int port = 0;
   const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
   options.self.grpc_address = absl::StrCat(host_name, ":", w.grpc_port());
-  if (w.grpc_port() == 0)
-    return absl::InvalidArgumentError("worker.grpc_port: the leader needs a fixed port");
   group_leader = worker::GroupLeader::Create(options, GroupCallbacksOf());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder.SetMaxReceiveMessageSize(-1);
   builder.RegisterService(service.get());
   builder.RegisterService(group_leader->service());
