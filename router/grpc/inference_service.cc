@@ -110,12 +110,13 @@ class StreamCall final : public GenerationSink,
     bool stopped = false;
     {
       MutexLock lock(mu_);
-      handle_ = *handle;
       gone = gone_;
-      stopped = stop_before_handle_;
-      if (!end_)
+      stopped = stop_before_handle_ || overflowed_;
+      if (!end_) {
+        handle_ = *handle;
         entry_ = std::make_unique<RequestRegistry::Entry>(context_.registry, std::move(id),
                                                           RequestRegistry::Handles{*handle});
+      }
     }
     if (gone || stopped)
       (*handle)->Cancel(gone ? CancelReason::kClientGone : CancelReason::kStopMatched);
@@ -145,7 +146,9 @@ class StreamCall final : public GenerationSink,
     if (handle != nullptr) handle->Cancel(CancelReason::kClientGone);
   }
   void ReactorGone() {
+    std::shared_ptr<RequestHandle> handle;  // holds this as its sink; goes without the lock
     MutexLock lock(mu_);
+    handle.swap(handle_);
     reactor_ = nullptr;
     entry_.reset();
     context_.metrics.streams.Decrement();
