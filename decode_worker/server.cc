@@ -29,6 +29,7 @@
 #include "worker/directory_client.h"
 #include "worker/group.h"
 #include "worker/model_host.h"
+#include "worker/process_config.h"
 #include "worker/ready_file.h"
 
 namespace baleen::decode_worker {
@@ -44,13 +45,7 @@ constexpr auto kConnectTimeout = std::chrono::seconds(30);
 constexpr auto kLastWrites = std::chrono::seconds(2);
 
 absl::Status Check(const v1::DecodeConfig& config) {
-  const v1::WorkerConfig& w = config.worker();
-  if (w.group().empty()) return absl::InvalidArgumentError("worker.group: missing");
-  if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
-  if (w.index() > 0 && w.leader().empty())
-    return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
-  if (w.index() == 0 && w.grpc_port() == 0)
-    return absl::InvalidArgumentError("worker.grpc_port: the leader of a group needs a fixed port");
+  BALEEN_RETURN_IF_ERROR(worker::CheckMembership(config.worker()));
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
   return absl::OkStatus();

@@ -23,6 +23,7 @@
 #include "worker/directory_client.h"
 #include "worker/group.h"
 #include "worker/model_host.h"
+#include "worker/process_config.h"
 #include "worker/ready_file.h"
 
 namespace baleen::prefill_worker {
@@ -37,13 +38,7 @@ int Or(bool present, Config value, int otherwise) {
 constexpr int kHeadRows = 64;
 
 absl::Status Check(const v1::PrefillConfig& config) {
-  const v1::WorkerConfig& w = config.worker();
-  if (w.group().empty()) return absl::InvalidArgumentError("worker.group: missing");
-  if (w.size() < 1) return absl::InvalidArgumentError("worker.size: below 1");
-  if (w.index() > 0 && w.leader().empty())
-    return absl::InvalidArgumentError("worker.leader: missing, and this is not index 0");
-  if (w.index() == 0 && w.grpc_port() == 0)
-    return absl::InvalidArgumentError("worker.grpc_port: the leader of a group needs a fixed port");
+  BALEEN_RETURN_IF_ERROR(worker::CheckMembership(config.worker()));
   if (config.has_chunk_tokens() && config.chunk_tokens() < kPageTokens)
     return absl::InvalidArgumentError(
         absl::StrCat("chunk_tokens: ", config.chunk_tokens(), " is below a page's ", kPageTokens));
@@ -70,6 +65,7 @@ struct Server::Parts {
   absl::Status Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink);
   void OnReport(StageReport report);
   void StartLoop();
+  void FinishTransportTasks();
 
   bool leads() const { return config.worker().index() == 0; }
   bool last() const { return config.worker().index() == config.worker().size() - 1; }
@@ -119,7 +115,21 @@ Server::Parts::~Parts() {
   last_words.reset();
   membership.reset();
   if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now());
-  if (loop) loop->Stop();
+  // The step thread uses sender and pipeline; their callbacks, on the transport's thread, use loop,
+  // leader and ledger. So: no more steps, then no more callbacks, then the objects in reverse
+  // order.
+  if (loop) loop->Join();
+  sender.reset();
+  FinishTransportTasks();
+  pipeline.reset();
+  FinishTransportTasks();
+}
+
+void Server::Parts::FinishTransportTasks() {
+  if (transport == nullptr) return;
+  std::promise<void> done;
+  transport->Post([&done] { done.set_value(); });
+  done.get_future().wait();
 }
 
 absl::Status Server::Parts::Build() {

@@ -13,9 +13,11 @@ StageLoop::StageLoop(const Parts& parts)
       buffers_(kv_transfer::BufferPool::Create(/*keep_bytes=*/256 << 20)),
       thread_([this] { Run(); }) {}
 
-StageLoop::~StageLoop() {
+StageLoop::~StageLoop() { Join(); }
+
+void StageLoop::Join() {
   Stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void StageLoop::Enqueue(Pipeline::Batch batch) {

@@ -33,11 +33,13 @@ class StageLoop {
     int hidden_size = 0;
   };
   explicit StageLoop(const Parts& parts);
-  ~StageLoop();  // Stop, join
+  ~StageLoop();  // Join
 
   // A batch came from the previous stage.
   void Enqueue(Pipeline::Batch batch) ABSL_LOCKS_EXCLUDED(mu_);
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+  // Stop, and waits for the step thread. Enqueue stays legal: what arrives late is not executed.
+  void Join();
 
  private:
   void Run();
