@@ -106,6 +106,13 @@ class TimedBackend final : public Backend {
     }
   }
 
+  size_t ScratchBytes(const kernels::StepLimits& limits) const override {
+    return inner_->ScratchBytes(limits);
+  }
+  void UseScratch(const kernels::StepLimits& limits, void* memory, size_t bytes) override {
+    inner_->UseScratch(limits, memory, bytes);
+  }
+  Memory memory() const override { return inner_->memory(); }
   void* Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
   void Free(void* p) override { inner_->Free(p); }
   void CopyIn(void* dst, const void* host, size_t bytes) override {

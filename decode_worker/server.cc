@@ -150,9 +150,11 @@ void Server::Parts::GiveUpForming() {
 absl::Status Server::Parts::Build() {
   BALEEN_RETURN_IF_ERROR(Check(config));
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
-  BALEEN_ASSIGN_OR_RETURN(host,
-                          worker::ModelHost::Create(options, worker::ModelHost::Split::kExpertRank,
-                                                    config.worker().index(), ranks()));
+  const int rows = max_sequences() * (1 + options.drafts);
+  BALEEN_ASSIGN_OR_RETURN(
+      host, worker::ModelHost::Create(
+                options, worker::ModelHost::Split::kExpertRank, config.worker().index(), ranks(),
+                {.max_rows = rows, .max_sequences = max_sequences(), .max_head_rows = rows}));
   BALEEN_ASSIGN_OR_RETURN(
       metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
   BALEEN_RETURN_IF_ERROR(BuildTransfer());
@@ -220,8 +222,7 @@ absl::Status Server::Parts::BuildEngine() {
                                         .max_rows = rows,
                                         .activations = ActivationDType(host->options().numerics)}));
   }
-  BALEEN_RETURN_IF_ERROR(host->BuildForward(
-      {.max_rows = rows, .max_sequences = max_sequences(), .max_head_rows = rows}, exchange.get()));
+  BALEEN_RETURN_IF_ERROR(host->BuildForward(exchange.get()));
   step = std::make_unique<engine::DecodeStep>(
       host->forward(), engine::DecodeLimits{.drafts = drafts,
                                             .max_context = host->options().max_context,
@@ -289,6 +290,8 @@ absl::Status Server::Parts::Serve() {
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder.SetMaxReceiveMessageSize(-1);
+  // The router pings every 3 s while a stream is silent.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.RegisterService(service.get());
   if (group_leader) builder.RegisterService(group_leader->service());
   grpc_server = builder.BuildAndStart();

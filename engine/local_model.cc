@@ -46,16 +46,20 @@ absl::Status LocalModel::Load(const LocalModelOptions& options) {
   const int max_context =
       options.max_context > 0 ? options.max_context : config_.max_position_embeddings;
   shard_ = model::WholeModel(config_, options.drafts > 0);
-  backend_ = kernels::MakeCpuBackend(options.threads);
+  BALEEN_ASSIGN_OR_RETURN(backend_, kernels::MakeBackend(options.device, options.threads));
   BALEEN_ASSIGN_OR_RETURN(weights_,
                           model::LoadWeights(*backend_, options.directory, config_, shard_));
-  const KvLayout layout = model::LayoutOf(config_, shard_, options.numerics);
-  BALEEN_ASSIGN_OR_RETURN(const int pages, PlanPages({.requested_pages = options.pages,
-                                                      .page_bytes = layout.PageBytes(),
-                                                      .bytes_available = CpuPoolBytes(),
-                                                      .max_context = max_context,
-                                                      .useful_sequences = options.max_sequences}));
-  BALEEN_RETURN_IF_ERROR(BuildForward(options, max_context, pages));
+  model::ForwardOptions forward = {
+      .numerics = options.numerics,
+      .layout = model::LayoutOf(config_, shard_, options.numerics),
+      .max_rows = std::max(options.chunk_tokens, options.max_sequences * (1 + options.drafts)),
+      .max_sequences = options.max_sequences,
+      .max_head_rows = kHeadRows,
+      .max_context = max_context};
+  BALEEN_ASSIGN_OR_RETURN(const int pages, MakePool(options, forward));
+  exchange_ = std::make_unique<model::InProcessExchange>();
+  BALEEN_ASSIGN_OR_RETURN(
+      forward_, model::Forward::Create(*backend_, config_, *weights_, *exchange_, shard_, forward));
   const model::Vocabulary all_ids{
       .limit = config_.vocab_size,
       .eos_ids = {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
@@ -72,28 +76,27 @@ absl::Status LocalModel::Load(const LocalModelOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status LocalModel::BuildForward(const LocalModelOptions& options, int max_context,
-                                      int pages) {
-  const KvLayout layout = model::LayoutOf(config_, shard_, options.numerics);
-  const size_t bytes = layout.PageBytes() * static_cast<size_t>(pages);
+// Puts the pool into `forward` and returns its pages.
+absl::StatusOr<int> LocalModel::MakePool(const LocalModelOptions& options,
+                                         model::ForwardOptions& forward) {
+  const size_t available =
+      PoolBytes({.device = backend_->memory(),
+                 .fraction = DefaultMemoryFraction(options.device),
+                 .weights = weights_->memory.bytes(),
+                 .forward = model::Forward::PlannedBytes(*backend_, config_, shard_, forward)});
+  BALEEN_ASSIGN_OR_RETURN(const int pages, PlanPages({.requested_pages = options.pages,
+                                                      .page_bytes = forward.layout.PageBytes(),
+                                                      .bytes_available = available,
+                                                      .max_context = forward.max_context,
+                                                      .useful_sequences = options.max_sequences}));
+  const size_t bytes = forward.layout.PageBytes() * static_cast<size_t>(pages);
   pool_ = model::DeviceBlock(*backend_, bytes);
   if (pool_.data() == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat("page pool: no memory for ", pages, " pages, ", bytes, " bytes"));
   }
-  exchange_ = std::make_unique<model::InProcessExchange>();
-  BALEEN_ASSIGN_OR_RETURN(
-      forward_,
-      model::Forward::Create(
-          *backend_, config_, *weights_, *exchange_, shard_,
-          {.numerics = options.numerics,
-           .layout = layout,
-           .pool = pool_.data(),
-           .max_rows = std::max(options.chunk_tokens, options.max_sequences * (1 + options.drafts)),
-           .max_sequences = options.max_sequences,
-           .max_head_rows = kHeadRows,
-           .max_context = max_context}));
-  return absl::OkStatus();
+  forward.pool = pool_.data();
+  return pages;
 }
 
 }  // namespace baleen::engine

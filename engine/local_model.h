@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "engine/local_engine.h"
 #include "model/config.h"
+#include "model/forward.h"
 #include "model/weights.h"
 
 namespace baleen::engine {
@@ -14,8 +15,9 @@ namespace baleen::engine {
 struct LocalModelOptions {
   std::string directory;  // the checkpoint
   Numerics numerics = Numerics::kExact;
-  int threads = 1;  // of the CPU backend
-  int drafts = 1;   // 0..3; 0: the MTP module is not loaded
+  std::string device = "cpu";  // or "cuda", with numerics kFp8
+  int threads = 1;             // of the CPU backend
+  int drafts = 1;              // 0..3; 0: the MTP module is not loaded
   int chunk_tokens = 512;
   int max_sequences = 64;
   int max_context = 0;  // 0: the checkpoint's
@@ -25,7 +27,7 @@ struct LocalModelOptions {
   std::optional<model::Vocabulary> vocabulary;
 };
 
-// A checkpoint loaded whole into this process, on the CPU, with an engine over it.
+// A checkpoint loaded whole into this process, with an engine over it.
 //
 // Threads: one caller.
 class LocalModel {
@@ -40,7 +42,7 @@ class LocalModel {
  private:
   LocalModel() = default;
   absl::Status Load(const LocalModelOptions& options);
-  absl::Status BuildForward(const LocalModelOptions& options, int max_context, int pages);
+  absl::StatusOr<int> MakePool(const LocalModelOptions& options, model::ForwardOptions& forward);
 
   std::unique_ptr<kernels::Backend> backend_;
   model::ModelConfig config_;

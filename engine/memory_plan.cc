@@ -1,7 +1,5 @@
 #include "engine/memory_plan.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -42,11 +40,15 @@ absl::StatusOr<int> PlanPages(const PagePlan& plan) {
       std::min({fitting, useful, int64_t{std::numeric_limits<int32_t>::max()}}));
 }
 
-size_t CpuPoolBytes() {
-  constexpr size_t kProcesses = 16;  // several of a cluster share the machine
-  const size_t pages = static_cast<size_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));
-  const size_t page_bytes = static_cast<size_t>(std::max(sysconf(_SC_PAGESIZE), 0L));
-  return std::max(pages * page_bytes / kProcesses, size_t{256} << 20);
+size_t PoolBytes(const MemoryBudget& b) {
+  const auto share =
+      std::max(static_cast<size_t>(b.fraction * double(b.device.total)), kLeastBudget);
+  const size_t taken = b.weights + b.forward;
+  const size_t of_share = share > taken ? share - taken : 0;
+  const size_t of_free = b.device.free > b.forward ? b.device.free - b.forward : 0;
+  return std::min(of_share, of_free);
 }
+
+double DefaultMemoryFraction(absl::string_view device) { return device == "cpu" ? 1.0 / 16 : 0.9; }
 
 }  // namespace baleen::engine

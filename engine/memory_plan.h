@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "kernels/backend.h"
 
 namespace baleen::engine {
 
@@ -21,9 +23,21 @@ struct PagePlan {
 // taken by all of them.
 absl::StatusOr<int> PlanPages(const PagePlan& plan);
 
-// Bytes that a process of a CPU cluster may plan with: a sixteenth of the machine's memory, at
-// least 256 MiB. Pages that are never touched cost nothing.
-size_t CpuPoolBytes();
+// What a process puts on its device, in bytes.
+struct MemoryBudget {
+  kernels::Backend::Memory device;  // with the weights loaded
+  double fraction = 0;              // of the device's memory, for all of this process's
+  size_t weights = 0;
+  size_t forward = 0;  // model::Forward::PlannedBytes
+};
+
+// What the budget leaves for the page pool: at least kLeastBudget counts as the process's share, so
+// that a small machine's fraction does not refuse a small model.
+inline constexpr size_t kLeastBudget = size_t{256} << 20;
+size_t PoolBytes(const MemoryBudget& budget);
+
+// The default fraction: several processes of a cluster share a CPU's memory, a GPU is one's own.
+double DefaultMemoryFraction(absl::string_view device);
 
 // Pages that a sequence needs from first to last token on decode: prompt, max_new_tokens and
 // `drafts` provisional slots, up to max_context. Reserved at admission, so that a running sequence

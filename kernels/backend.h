@@ -3,9 +3,26 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/ops.h"
 
 namespace baleen::kernels {
+
+// The largest step, from which a backend plans the scratch of its ops. Results may depend on the
+// limits, never on how full a step is.
+struct StepLimits {
+  int rows = 0;         // of a batch
+  int expert_rows = 0;  // of one Experts call: rows of all ranks
+  int experts = 0;      // of this process
+  int experts_per_row = 0;
+  int expert_width = 0;  // moe_intermediate_size
+  int hidden = 0;
+  int widest_output = 0;  // of a Linear, the head's apart
+  int head_rows = 0;      // of the head's Linear
+  int vocabulary = 0;
+  int heads = 0;
+  int kv_lora = 0;
+};
 
 // The one seam between model code and hardware. Model code calls ops and never includes a CUDA
 // header. Every op is asynchronous on the backend's stream, takes its scratch from memory reserved
@@ -37,6 +54,18 @@ class Backend {
   virtual void GatherRows(const GatherRowsParams& p) = 0;
   virtual void Concat(const ConcatParams& p) = 0;
 
+  // Scratch of the ops: the caller plans it, owns it and hands it over before the first op. 0 where
+  // a backend manages its own.
+  virtual size_t ScratchBytes(const StepLimits& limits) const = 0;
+  virtual void UseScratch(const StepLimits& limits, void* memory, size_t bytes) = 0;
+
+  // Of the device, in bytes: all of it, and what is free now. On a CPU the machine's, where pages
+  // that are never touched cost nothing: all of it counts as free.
+  struct Memory {
+    size_t total = 0;
+    size_t free = 0;
+  };
+  virtual Memory memory() const = 0;
   // Memory the ops can use, 64-byte aligned. Start-up and tests only; nullptr when exhausted.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* p) = 0;
@@ -56,5 +85,8 @@ std::unique_ptr<Backend> MakeCpuBackend(int threads);
 
 // FailedPrecondition when built without BALEEN_CUDA or when no device is present.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device);
+
+// By name: "cpu" or "cuda" (the first visible GPU). InvalidArgument for another.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view device, int cpu_threads);
 
 }  // namespace baleen::kernels

@@ -16,8 +16,12 @@ size_t Capacity(const ForwardOptions& options) {
 
 }  // namespace
 
+size_t DeviceBatch::Bytes(const ForwardOptions& options) {
+  return Capacity(options) * sizeof(int32_t);
+}
+
 DeviceBatch::DeviceBatch(kernels::Backend& backend, const ForwardOptions& options)
-    : backend_(backend), options_(options), device_(backend, Capacity(options) * sizeof(int32_t)) {
+    : backend_(backend), options_(options), device_(backend, Bytes(options)) {
   staging_.reserve(Capacity(options));
   positions_.reserve(options.max_rows);
 }

@@ -15,6 +15,7 @@ namespace baleen::model {
 class DeviceBatch {
  public:
   DeviceBatch(kernels::Backend& backend, const ForwardOptions& options);
+  static size_t Bytes(const ForwardOptions& options);
   bool allocated() const { return device_.data() != nullptr; }
 
   // Checks the batch against the options (a bad one is a bug of the engine) and copies it.

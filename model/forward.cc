@@ -73,6 +73,31 @@ Matrix AsMatrix(const kernels::Weight& w) {
           .stride = w.in};
 }
 
+// The largest step, for the backend's scratch.
+kernels::StepLimits LimitsOf(const ModelConfig& c, const Shard& shard, const ForwardOptions& o) {
+  const int experts = shard.end_expert - shard.first_expert;
+  return {
+      .rows = o.max_rows,
+      .expert_rows = o.max_rows * (c.n_routed_experts / experts),
+      .experts = experts,
+      .experts_per_row = c.num_experts_per_tok,
+      .expert_width = c.moe_intermediate_size,
+      .hidden = c.hidden_size,
+      .widest_output = std::max({c.num_attention_heads * std::max(c.qk_head_dim(), c.kv_lora_rank),
+                                 2 * c.intermediate_size, 2 * c.shared_intermediate_size(),
+                                 c.hidden_size, c.index_n_heads * c.index_head_dim}),
+      .head_rows = o.max_head_rows,
+      .vocabulary = c.vocab_size,
+      .heads = c.num_attention_heads,
+      .kv_lora = c.kv_lora_rank};
+}
+
+size_t RopeTableBytes(const ModelConfig& c, const ForwardOptions& o) {
+  return size_t(o.max_context) * (c.qk_rope_head_dim / 2) * sizeof(float);
+}
+
+size_t HeadRowsBytes(const ForwardOptions& o) { return size_t(o.max_head_rows) * sizeof(int32_t); }
+
 class ShardForward final : public Forward {
  public:
   ShardForward(Backend& backend, const ModelConfig& config, const ModelWeights& weights,
@@ -87,19 +112,26 @@ class ShardForward final : public Forward {
 
   // Allocates the activations and the RoPE table; not OK when there is too little memory.
   absl::Status Allocate() {
-    const size_t bytes = PlanActivations(config_, shard_, options_, nullptr).bytes;
+    const kernels::StepLimits limits = LimitsOf(config_, shard_, options_);
+    const size_t scratch_bytes = backend_.ScratchBytes(limits);
+    const size_t table_bytes = RopeTableBytes(config_, options_);
     const RopeTable rope =
         MakeRopeTable(config_.rope, config_.qk_rope_head_dim, options_.max_context);
-    const size_t table_bytes = rope.cos.size() * sizeof(float);
-    activation_memory_ = DeviceBlock(backend_, bytes);
+    BALEEN_CHECK(rope.cos.size() * sizeof(float) == table_bytes);
+    activation_memory_ =
+        DeviceBlock(backend_, PlanActivations(config_, shard_, options_, nullptr).bytes);
     rope_memory_ = DeviceBlock(backend_, 2 * table_bytes);
-    head_rows_ = DeviceBlock(backend_, size_t(options_.max_head_rows) * sizeof(int32_t));
+    head_rows_ = DeviceBlock(backend_, HeadRowsBytes(options_));
+    scratch_ = DeviceBlock(backend_, scratch_bytes);
     if (activation_memory_.data() == nullptr || rope_memory_.data() == nullptr ||
-        head_rows_.data() == nullptr || !batch_.allocated()) {
-      return absl::ResourceExhaustedError(absl::StrCat("the activations want ",
-                                                       bytes + 2 * table_bytes, " bytes of the ",
-                                                       backend_.name(), " backend's memory"));
+        head_rows_.data() == nullptr || !batch_.allocated() ||
+        (scratch_bytes > 0 && scratch_.data() == nullptr)) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the forward pass wants ", Forward::PlannedBytes(backend_, config_, shard_, options_),
+          " bytes of the ", backend_.name(), " backend's memory, ", backend_.memory().free,
+          " are free"));
     }
+    backend_.UseScratch(limits, scratch_.data(), scratch_bytes);
     activations_ =
         PlanActivations(config_, shard_, options_, activation_memory_.data()).activations;
     backend_.CopyIn(rope_memory_.data(), rope.cos.data(), table_bytes);
@@ -234,7 +266,7 @@ class ShardForward final : public Forward {
   const ForwardOptions options_;
 
   DeviceBatch batch_;
-  DeviceBlock activation_memory_, rope_memory_, head_rows_;
+  DeviceBlock activation_memory_, rope_memory_, head_rows_, scratch_;
   Activations activations_;
   const float* rope_cos_ = nullptr;
   const float* rope_sin_ = nullptr;
@@ -246,6 +278,13 @@ class ShardForward final : public Forward {
 };
 
 }  // namespace
+
+size_t Forward::PlannedBytes(const Backend& backend, const ModelConfig& config, const Shard& shard,
+                             const ForwardOptions& options) {
+  return PlanActivations(config, shard, options, nullptr).bytes +
+         2 * RopeTableBytes(config, options) + HeadRowsBytes(options) +
+         DeviceBatch::Bytes(options) + backend.ScratchBytes(LimitsOf(config, shard, options));
+}
 
 absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     Backend& backend, const ModelConfig& config, const ModelWeights& weights,

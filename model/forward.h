@@ -51,6 +51,11 @@ class Forward {
       ExpertExchange& exchange, const Shard& shard, const ForwardOptions& options);
   virtual ~Forward() = default;
 
+  // Bytes of the backend's memory that Create will take for these options, whose pool may still be
+  // missing.
+  static size_t PlannedBytes(const kernels::Backend& backend, const ModelConfig& config,
+                             const Shard& shard, const ForwardOptions& options);
+
   // The residual stream between pipeline stages: [max_rows, hidden] f32, the unrounded sum of a
   // layer's output and its residual. A shard that is not first() finds its input here; one that is
   // not last() leaves its output here. In the backend's memory.

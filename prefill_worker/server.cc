@@ -135,14 +135,14 @@ void Server::Parts::FinishTransportTasks() {
 absl::Status Server::Parts::Build() {
   BALEEN_RETURN_IF_ERROR(Check(config));
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
-  BALEEN_ASSIGN_OR_RETURN(
-      host, worker::ModelHost::Create(options, worker::ModelHost::Split::kPipelineStage,
-                                      config.worker().index(), config.worker().size()));
   const worker::ForwardLimits limits{
       .max_rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
       .max_sequences = Or(config.has_max_sequences(), config.max_sequences(), 64),
       .max_head_rows = kHeadRows};
-  BALEEN_RETURN_IF_ERROR(host->BuildForward(limits, nullptr));
+  BALEEN_ASSIGN_OR_RETURN(
+      host, worker::ModelHost::Create(options, worker::ModelHost::Split::kPipelineStage,
+                                      config.worker().index(), config.worker().size(), limits));
+  BALEEN_RETURN_IF_ERROR(host->BuildForward(nullptr));
   BALEEN_ASSIGN_OR_RETURN(
       metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
   BALEEN_RETURN_IF_ERROR(BuildTransfer());
@@ -263,6 +263,8 @@ absl::Status Server::Parts::BuildServices() {
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   builder.SetMaxReceiveMessageSize(-1);
+  // The router pings every 3 s while a stream is silent.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.RegisterService(service.get());
   builder.RegisterService(group_leader->service());
   grpc_server = builder.BuildAndStart();

@@ -62,7 +62,9 @@ absl::StatusOr<std::unique_ptr<engine::LocalModel>> LoadModel(const GenerateOpti
                                                               const Tokenizer* tokenizer) {
   BALEEN_ASSIGN_OR_RETURN(const model::ModelConfig config, model::LoadModelConfig(options.model));
   engine::LocalModelOptions local{.directory = options.model,
-                                  .numerics = options.numerics,
+                                  .numerics = options.numerics.value_or(
+                                      options.device == "cpu" ? Numerics::kExact : Numerics::kFp8),
+                                  .device = options.device,
                                   .threads = options.threads,
                                   .drafts = options.drafts.value_or(config.has_mtp() ? 1 : 0),
                                   .chunk_tokens = options.chunk_tokens,

@@ -69,6 +69,7 @@ const std::map<std::string, Setter>& Valued() {
       Into("--seed", [](O& o) { return &o.sampling.seed; }),
       Into("--top-logprobs", [](O& o) { return &o.sampling.top_logprobs; }),
       Into("--drafts", [](O& o) { return &o.drafts; }),
+      Into("--device", [](O& o) { return &o.device; }),
       Into("--mode", [](O& o) { return &o.numerics; }),
       Into("--chunk", [](O& o) { return &o.chunk_tokens; }),
       Into("--threads", [](O& o) { return &o.threads; }),
@@ -88,6 +89,7 @@ absl::Status Check(const GenerateOptions& o) {
   if (prompts != 1) {
     return absl::InvalidArgumentError("give one of --prompt, --prompt-ids and --chat");
   }
+  if (o.device != "cpu" && o.device != "cuda") return Bad("--device", o.device, "cpu or cuda");
   return absl::OkStatus();
 }
 

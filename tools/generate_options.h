@@ -29,7 +29,8 @@ options [default]
   --ignore-eos         go on after the end of an answer
   --top-logprobs N     0..20; 0: of the chosen token only [none]
   --drafts K           0..3 MTP tokens verified a step [1, or 0 without an MTP module]
-  --mode exact|fp8     arithmetic [exact]
+  --device cpu|cuda    [cpu]
+  --mode exact|fp8     arithmetic [exact, or fp8 on cuda]
   --chunk N            prefill tokens of a batch [512]
   --threads N          [1]
   --json               one JSON object: ids, text, logprobs, finish_reason, tokens_per_step, seconds
@@ -42,7 +43,8 @@ struct GenerateOptions {
   std::optional<std::string> chat_file;
   model::SamplingParams sampling{.max_new_tokens = 128, .temperature = 0};
   std::optional<int> drafts;
-  Numerics numerics = Numerics::kExact;
+  std::string device = "cpu";
+  std::optional<Numerics> numerics;  // default: exact on a CPU, fp8 on a GPU
   int chunk_tokens = 512;
   int threads = 1;
   bool json = false;

@@ -42,11 +42,6 @@ absl::StatusOr<Numerics> NumericsFrom(const std::string& name, const std::string
       absl::StrCat("worker.numerics: \"", name, "\" is neither \"exact\" nor \"fp8\""));
 }
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelOptions& options) {
-  if (options.device == "cpu") return kernels::MakeCpuBackend(options.cpu_threads);
-  return kernels::MakeCudaBackend(/*device=*/0);
-}
-
 absl::StatusOr<model::Vocabulary> LoadVocabulary(const std::string& directory,
                                                  const model::ModelConfig& config,
                                                  std::string* hash) {
@@ -72,6 +67,7 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
                        .device = config.device().empty() ? "cpu" : config.device(),
                        .drafts = config.has_drafts() ? config.drafts() : 1,
                        .pages = config.pages(),
+                       .memory_fraction = config.memory_fraction(),
                        .max_context = config.max_context(),
                        .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1};
   if (options.directory.empty()) return absl::InvalidArgumentError("worker.model: missing");
@@ -82,6 +78,9 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("worker.drafts: ", options.drafts, " is not in 0..3"));
   if (options.pages < 0) return absl::InvalidArgumentError("worker.pages: negative");
+  if (!(options.memory_fraction >= 0 && options.memory_fraction <= 1))
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.memory_fraction: ", options.memory_fraction, " is not in 0..1"));
   if (options.max_context < 0) return absl::InvalidArgumentError("worker.max_context: negative");
   if (options.cpu_threads < 1) return absl::InvalidArgumentError("worker.cpu_threads: below 1");
   BALEEN_ASSIGN_OR_RETURN(options.numerics, NumericsFrom(config.numerics(), options.device));
@@ -96,13 +95,16 @@ ModelHost::~ModelHost() {
 }
 
 absl::StatusOr<std::unique_ptr<ModelHost>> ModelHost::Create(const ModelOptions& options,
-                                                             Split split, int index, int size) {
+                                                             Split split, int index, int size,
+                                                             const ForwardLimits& limits) {
   std::unique_ptr<ModelHost> host(new ModelHost);
   host->options_ = options;
+  host->limits_ = limits;
   BALEEN_ASSIGN_OR_RETURN(model::ModelConfig config, model::LoadModelConfig(options.directory));
   host->config_ = std::make_unique<model::ModelConfig>(std::move(config));
   BALEEN_RETURN_IF_ERROR(host->ChooseShard(split, index, size));
-  BALEEN_ASSIGN_OR_RETURN(host->backend_, MakeBackend(options));
+  BALEEN_ASSIGN_OR_RETURN(host->backend_,
+                          kernels::MakeBackend(options.device, options.cpu_threads));
   BALEEN_ASSIGN_OR_RETURN(host->weights_, model::LoadWeights(*host->backend_, options.directory,
                                                              *host->config_, host->shard_));
   BALEEN_RETURN_IF_ERROR(host->MakePool());
@@ -139,10 +141,33 @@ absl::Status ModelHost::ChooseShard(Split split, int index, int size) {
   return absl::OkStatus();
 }
 
+model::ForwardOptions ModelHost::ForwardOptionsOf() const {
+  return {.numerics = options_.numerics,
+          .layout = layout_,
+          .pool = pool_,
+          .max_rows = limits_.max_rows,
+          .max_sequences = limits_.max_sequences,
+          .max_head_rows = limits_.max_head_rows,
+          .max_context = options_.max_context};
+}
+
+// Everything of the device is planned here: the weights are there, the forward pass takes what it
+// says, the pool gets the rest of this process's share.
 absl::Status ModelHost::MakePool() {
+  const double fraction = options_.memory_fraction > 0
+                              ? options_.memory_fraction
+                              : engine::DefaultMemoryFraction(options_.device);
+  const engine::MemoryBudget budget = {
+      .device = backend_->memory(),
+      .fraction = fraction,
+      .weights = weights_->memory.bytes(),
+      .forward = model::Forward::PlannedBytes(*backend_, *config_, shard_, ForwardOptionsOf())};
+  spdlog::info("memory of {}: {} bytes, {} free; weights {}, forward pass {}, share {:.3f}",
+               backend_->name(), budget.device.total, budget.device.free, budget.weights,
+               budget.forward, fraction);
   BALEEN_ASSIGN_OR_RETURN(pages_, engine::PlanPages({.requested_pages = options_.pages,
                                                      .page_bytes = layout_.PageBytes(),
-                                                     .bytes_available = engine::CpuPoolBytes(),
+                                                     .bytes_available = engine::PoolBytes(budget),
                                                      .max_context = options_.max_context}));
   const size_t bytes = static_cast<size_t>(pages_) * layout_.PageBytes();
   pool_ = static_cast<std::byte*>(backend_->Allocate(bytes));
@@ -177,21 +202,14 @@ absl::Status ModelHost::MakeFingerprint() {
   return absl::OkStatus();
 }
 
-absl::Status ModelHost::BuildForward(const ForwardLimits& limits, model::ExpertExchange* exchange) {
+absl::Status ModelHost::BuildForward(model::ExpertExchange* exchange) {
   BALEEN_CHECK(forward_ == nullptr);
   if (exchange == nullptr) {
     own_exchange_ = std::make_unique<model::InProcessExchange>();
     exchange = own_exchange_.get();
   }
-  BALEEN_ASSIGN_OR_RETURN(forward_,
-                          model::Forward::Create(*backend_, *config_, *weights_, *exchange, shard_,
-                                                 {.numerics = options_.numerics,
-                                                  .layout = layout_,
-                                                  .pool = pool_,
-                                                  .max_rows = limits.max_rows,
-                                                  .max_sequences = limits.max_sequences,
-                                                  .max_head_rows = limits.max_head_rows,
-                                                  .max_context = options_.max_context}));
+  BALEEN_ASSIGN_OR_RETURN(forward_, model::Forward::Create(*backend_, *config_, *weights_,
+                                                           *exchange, shard_, ForwardOptionsOf()));
   return absl::OkStatus();
 }
 

@@ -15,6 +15,7 @@ class Backend;
 namespace baleen::model {
 class ExpertExchange;
 class Forward;
+struct ForwardOptions;
 struct ModelConfig;
 struct ModelWeights;
 }  // namespace baleen::model
@@ -29,9 +30,10 @@ struct ModelOptions {
   std::string directory;
   std::string device;  // "cpu" or "cuda"
   Numerics numerics = Numerics::kExact;
-  int drafts = 1;       // 0..3; 0: the MTP module is not loaded
-  int pages = 0;        // 0: planned from memory
-  int max_context = 0;  // 0: the checkpoint's
+  int drafts = 1;              // 0..3; 0: the MTP module is not loaded
+  int pages = 0;               // 0: planned from memory
+  double memory_fraction = 0;  // of the device's memory, for everything here; 0: the default
+  int max_context = 0;         // 0: the checkpoint's
   int cpu_threads = 1;
 };
 // InvalidArgument names the field.
@@ -53,11 +55,12 @@ class ModelHost {
   // `role_index`/`size` choose the shard: PipelineStage for prefill, ExpertRank for decode.
   enum class Split : uint8_t { kPipelineStage, kExpertRank };
   static absl::StatusOr<std::unique_ptr<ModelHost>> Create(const ModelOptions& options, Split split,
-                                                           int index, int size);
+                                                           int index, int size,
+                                                           const ForwardLimits& limits);
   ~ModelHost();
 
   // Builds the forward pass; once. `exchange` must outlive this; nullptr: all experts are here.
-  absl::Status BuildForward(const ForwardLimits& limits, model::ExpertExchange* exchange);
+  absl::Status BuildForward(model::ExpertExchange* exchange);
 
   const ModelOptions& options() const { return options_; }
   const model::ModelConfig& config() const { return *config_; }
@@ -79,9 +82,11 @@ class ModelHost {
   ModelHost();
   absl::Status ChooseShard(Split split, int index, int size);
   absl::Status MakePool();
+  model::ForwardOptions ForwardOptionsOf() const;
   absl::Status MakeFingerprint();
 
   ModelOptions options_;
+  ForwardLimits limits_;
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<model::ModelConfig> config_;
   model::Shard shard_;

@@ -1,10 +1,18 @@
 #include "kernels/cpu/cpu_backend.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 namespace baleen::kernels::cpu {
 
+Backend::Memory CpuBackend::memory() const {
+  const auto pages = static_cast<size_t>(std::max(sysconf(_SC_PHYS_PAGES), 0L));
+  const auto page_bytes = static_cast<size_t>(std::max(sysconf(_SC_PAGESIZE), 0L));
+  return {.total = pages * page_bytes, .free = pages * page_bytes};
+}
 void* CpuBackend::Allocate(size_t bytes) {
   return std::aligned_alloc(64, (bytes == 0 ? 64 : bytes + 63) / 64 * 64);
 }

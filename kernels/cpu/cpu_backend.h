@@ -39,6 +39,10 @@ class CpuBackend final : public Backend {
   void GatherRows(const GatherRowsParams& p) override;
   void Concat(const ConcatParams& p) override;
 
+  size_t ScratchBytes(const StepLimits&) const override { return 0; }
+  void UseScratch(const StepLimits&, void*, size_t) override {}
+
+  Memory memory() const override;
   void* Allocate(size_t bytes) override;
   void Free(void* p) override;
   void CopyIn(void* dst, const void* host, size_t bytes) override;

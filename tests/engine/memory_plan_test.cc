@@ -53,9 +53,33 @@ TEST(PrefillPages, HoldPromptAndDraftRows) {
   EXPECT_EQ(PrefillPages(63, 3, 64), 1);
 }
 
-TEST(CpuPoolBytes, IsAPlausibleAmount) {
-  EXPECT_GE(CpuPoolBytes(), size_t{256} << 20);
-  EXPECT_LT(CpuPoolBytes(), size_t{1} << 44);
+constexpr size_t kGiB = size_t{1} << 30;
+
+TEST(PoolBytes, IsTheShareWithoutWeightsAndForward) {
+  EXPECT_EQ(PoolBytes({.device = {.total = 100 * kGiB, .free = 80 * kGiB},
+                       .fraction = 0.5,
+                       .weights = 20 * kGiB,
+                       .forward = 10 * kGiB}),
+            20 * kGiB);
+}
+
+TEST(PoolBytes, IsNoMoreThanOthersLeave) {
+  EXPECT_EQ(PoolBytes({.device = {.total = 100 * kGiB, .free = 12 * kGiB},
+                       .fraction = 0.9,
+                       .weights = kGiB,
+                       .forward = 10 * kGiB}),
+            2 * kGiB);
+}
+
+TEST(PoolBytes, IsNothingWhenTheRestTakesAll) {
+  const kernels::Backend::Memory device = {.total = 8 * kGiB, .free = kGiB};
+  EXPECT_EQ(PoolBytes({.device = device, .fraction = 0.5, .weights = 5 * kGiB}), 0u);
+  EXPECT_EQ(PoolBytes({.device = device, .fraction = 0.9, .forward = 2 * kGiB}), 0u);
+}
+
+TEST(PoolBytes, OfASmallShareIsEnoughForASmallModel) {
+  EXPECT_EQ(PoolBytes({.device = {.total = kGiB, .free = kGiB}, .fraction = 1.0 / 16}),
+            kLeastBudget);
 }
 
 }  // namespace

@@ -16,6 +16,9 @@ class MemoryBackend : public kernels::Backend {
                          size_t limit = size_t{1} << 40)
       : storage_(storage), limit_(limit) {}
 
+  size_t ScratchBytes(const kernels::StepLimits&) const override { return 0; }
+  void UseScratch(const kernels::StepLimits&, void*, size_t) override {}
+  Memory memory() const override { return {limit_, limit_}; }
   void* Allocate(size_t bytes) override {
     return bytes > limit_ ? nullptr : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   }

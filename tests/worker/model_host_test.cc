@@ -22,6 +22,8 @@ ModelOptions Options(int drafts = 1) {
   return {.directory = kTiny, .device = "cpu", .drafts = drafts, .pages = 300};
 }
 
+constexpr ForwardLimits kLimits{.max_rows = 64, .max_sequences = 4, .max_head_rows = 4};
+
 v1::WorkerConfig Config() {
   v1::WorkerConfig config;
   config.set_model(kTiny);
@@ -48,13 +50,15 @@ TEST(ModelOptions, BadValuesNameTheField) {
   EXPECT_THAT(error([](auto& c) { c.set_numerics("int4"); }), HasSubstr("worker.numerics"));
   EXPECT_THAT(error([](auto& c) { c.set_drafts(4); }), HasSubstr("worker.drafts: 4"));
   EXPECT_THAT(error([](auto& c) { c.set_pages(-1); }), HasSubstr("worker.pages"));
+  EXPECT_THAT(error([](auto& c) { c.set_memory_fraction(1.5); }),
+              HasSubstr("worker.memory_fraction: 1.5"));
   EXPECT_THAT(error([](auto& c) { c.set_cpu_threads(0); }), HasSubstr("worker.cpu_threads"));
 }
 
 TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
   size_t end = 0;
   for (int stage = 0; stage < 4; ++stage) {
-    const auto host = ModelHost::Create(Options(), Split::kPipelineStage, stage, 4);
+    const auto host = ModelHost::Create(Options(), Split::kPipelineStage, stage, 4, kLimits);
     BALEEN_ASSERT_OK(host);
     EXPECT_EQ((*host)->stage_offset(), end);
     end += (*host)->layout().PageBytes();
@@ -66,12 +70,12 @@ TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
 }
 
 TEST(ModelHost, EveryProcessOfAClusterHasTheSameFingerprint) {
-  const auto stage = ModelHost::Create(Options(), Split::kPipelineStage, 1, 2);
-  const auto rank = ModelHost::Create(Options(), Split::kExpertRank, 0, 4);
+  const auto stage = ModelHost::Create(Options(), Split::kPipelineStage, 1, 2, kLimits);
+  const auto rank = ModelHost::Create(Options(), Split::kExpertRank, 0, 4, kLimits);
   BALEEN_ASSERT_OK(stage);
   BALEEN_ASSERT_OK(rank);
   EXPECT_EQ(FirstDifference((*stage)->fingerprint(), (*rank)->fingerprint()), std::nullopt);
-  const auto other = ModelHost::Create(Options(/*drafts=*/0), Split::kExpertRank, 0, 4);
+  const auto other = ModelHost::Create(Options(/*drafts=*/0), Split::kExpertRank, 0, 4, kLimits);
   BALEEN_ASSERT_OK(other);
   EXPECT_THAT(*FirstDifference((*rank)->fingerprint(), (*other)->fingerprint()),
               HasSubstr("cached_layers: 5 here, 4 there"));
@@ -79,7 +83,8 @@ TEST(ModelHost, EveryProcessOfAClusterHasTheSameFingerprint) {
 
 TEST(ModelHost, ShapesThatCannotBeNameTheField) {
   const auto error = [](Split split, int index, int size) {
-    return std::string(ModelHost::Create(Options(), split, index, size).status().message());
+    return std::string(
+        ModelHost::Create(Options(), split, index, size, kLimits).status().message());
   };
   EXPECT_THAT(error(Split::kPipelineStage, 0, 5), HasSubstr("worker.size: 5 stages for 4 layers"));
   EXPECT_THAT(error(Split::kExpertRank, 0, 3), HasSubstr("worker.size: 3 ranks do not divide 16"));
@@ -89,25 +94,24 @@ TEST(ModelHost, ShapesThatCannotBeNameTheField) {
 TEST(ModelHost, ACheckpointThatIsNotThereAndTooLongAContextAreClearErrors) {
   ModelOptions missing = Options();
   missing.directory = "/nonexistent";
-  EXPECT_THAT(ModelHost::Create(missing, Split::kExpertRank, 0, 1),
+  EXPECT_THAT(ModelHost::Create(missing, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent")));
   ModelOptions longer = Options();
   longer.max_context = 20000;
-  EXPECT_THAT(ModelHost::Create(longer, Split::kExpertRank, 0, 1),
+  EXPECT_THAT(ModelHost::Create(longer, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("worker.max_context: 20000")));
 }
 
 TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {
-  auto host = ModelHost::Create(Options(), Split::kPipelineStage, 0, 1);
+  auto host = ModelHost::Create(Options(), Split::kPipelineStage, 0, 1, kLimits);
   BALEEN_ASSERT_OK(host);
-  BALEEN_EXPECT_OK(
-      (*host)->BuildForward({.max_rows = 64, .max_sequences = 4, .max_head_rows = 4}, nullptr));
+  BALEEN_EXPECT_OK((*host)->BuildForward(nullptr));
 }
 
 TEST(ModelHost, CudaSaysThatItIsNotThereYet) {
   ModelOptions options = Options();
   options.device = "cuda";
-  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1),
+  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("CUDA")));
 }
 
