@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Copies built programs with the shared libraries they need into one folder, for a machine without packages:
+# the same architecture, a C library at least as new as this one's, and for CUDA the driver.
+#   deploy/bundle.sh OUT_DIR PROGRAM...      then there: OUT_DIR/run PROGRAM [ARGUMENTS]
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+out=$1
+shift
+mkdir -p "$out/bin" "$out/lib"
+
+# What belongs to the C library, the compiler's runtime or the driver is the other machine's own.
+system='^(linux-vdso|ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|libcuda)\.so'
+for program in "$@"; do
+  cp "$program" "$out/bin/"
+  strip --strip-debug "$out/bin/$(basename "$program")"
+  ldd "$program" | awk '$2 == "=>" {print $1, $3}' | while read -r name path; do
+    [[ $name =~ $system ]] && continue
+    [ -e "$path" ] || { echo "bundle: $program needs $name, which is not here" >&2; exit 1; }
+    cp -Ln "$path" "$out/lib/$name"
+  done
+done
+# UCX loads its transports from a folder beside the library.
+ucx=$(ldd "$1" | awk '$1 ~ /^libucp\.so/ {print $3}')
+[ -n "$ucx" ] && [ -d "$(dirname "$(realpath "$ucx")")/ucx" ] && cp -rL "$(dirname "$(realpath "$ucx")")/ucx" "$out/lib/"
+cat >"$out/run" <<'RUN'
+#!/usr/bin/env bash
+here=$(cd "$(dirname "$0")" && pwd)
+LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/bin/$1" "${@:2}"
+RUN
+chmod +x "$out/run"
+du -sh "$out" | awk '{print "bundle: " $1 " in " $2}'

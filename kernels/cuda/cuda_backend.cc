@@ -1,0 +1,135 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "kernels/cuda/check.h"
+
+namespace baleen::kernels {
+namespace {
+
+// What the driver says at start-up; afterwards errors end the process (check.h).
+absl::Status FromCuda(cudaError_t error, absl::string_view what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error)));
+}
+
+absl::Status CheckDevice(int device) {
+  int count = 0;
+  BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceCount(&count), "no usable GPU"));
+  if (device < 0 || device >= count) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cuda: device ", device, " asked for, ", count,
+                     " visible (CUDA_VISIBLE_DEVICES decides which)"));
+  }
+  cudaDeviceProp properties;
+  BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceProperties(&properties, device), "properties"));
+  if (properties.major != 9 || properties.minor != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "cuda: device ", device, " (", properties.name, ") has compute capability ",
+        properties.major, ".", properties.minor, ", the kernels are for 9.0 (Hopper)"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
+  BALEEN_RETURN_IF_ERROR(CheckDevice(device));
+  BALEEN_RETURN_IF_ERROR(FromCuda(cudaSetDevice(device), "choosing the device"));
+  cudaStream_t stream = nullptr;
+  BALEEN_RETURN_IF_ERROR(
+      FromCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
+  return std::make_unique<cuda::CudaBackend>(device, stream);
+}
+
+namespace cuda {
+namespace {
+
+constexpr size_t kCounterBytes = 64 << 10;  // at the start of the scratch, zero between ops
+
+}  // namespace
+
+CudaBackend::~CudaBackend() { BALEEN_CUDA_CHECK(cudaStreamDestroy(stream_)); }
+
+void CudaBackend::Embed(const EmbedParams& p) { LaunchEmbed(p, stream_); }
+void CudaBackend::AddRmsNorm(const AddRmsNormParams& p) { LaunchAddRmsNorm(p, stream_); }
+void CudaBackend::Quantize(const QuantizeParams& p) { LaunchQuantize(p, stream_); }
+void CudaBackend::Linear(const LinearParams& p) { LaunchLinear(p, workspace_, stream_); }
+void CudaBackend::Rope(const RopeParams& p) { LaunchRope(p, stream_); }
+void CudaBackend::LayerNorm(const LayerNormParams& p) { LaunchLayerNorm(p, stream_); }
+void CudaBackend::Hadamard(const HadamardParams& p) { LaunchHadamard(p, stream_); }
+void CudaBackend::StoreLatent(const StoreLatentParams& p) { LaunchStoreLatent(p, stream_); }
+void CudaBackend::StoreIndexKeys(const StoreIndexKeysParams& p) {
+  LaunchStoreIndexKeys(p, stream_);
+}
+void CudaBackend::ScaleIndexWeights(const ScaleIndexWeightsParams& p) {
+  LaunchScaleIndexWeights(p, stream_);
+}
+void CudaBackend::IndexerLogits(const IndexerLogitsParams& p) { LaunchIndexerLogits(p, stream_); }
+void CudaBackend::TopK(const TopKParams& p) { LaunchTopK(p, stream_); }
+void CudaBackend::HeadLinear(const HeadLinearParams& p) {
+  LaunchHeadLinear(p, workspace_, stream_);
+}
+void CudaBackend::SparseAttention(const SparseAttentionParams& p) {
+  LaunchSparseAttention(p, limits_, workspace_, stream_);
+}
+void CudaBackend::Gate(const GateParams& p) { LaunchGate(p, stream_); }
+void CudaBackend::SiluMul(const SiluMulParams& p) { LaunchSiluMul(p, stream_); }
+void CudaBackend::Experts(const ExpertsParams& p) { LaunchExperts(p, workspace_, stream_); }
+void CudaBackend::Combine(const CombineParams& p) { LaunchCombine(p, stream_); }
+void CudaBackend::GatherRows(const GatherRowsParams& p) { LaunchGatherRows(p, stream_); }
+void CudaBackend::Concat(const ConcatParams& p) { LaunchConcat(p, stream_); }
+
+size_t CudaBackend::ScratchBytes(const StepLimits& limits) const {
+  return kCounterBytes +
+         std::max({LinearBytes(limits), ExpertsBytes(limits), SparseAttentionBytes(limits)});
+}
+
+void CudaBackend::UseScratch(const StepLimits& limits, void* memory, size_t bytes) {
+  BALEEN_CHECK(bytes >= ScratchBytes(limits));
+  limits_ = limits;
+  BALEEN_CUDA_CHECK(cudaMemsetAsync(memory, 0, kCounterBytes, stream_));
+  auto* at = static_cast<std::byte*>(memory);
+  workspace_ = {.counters = reinterpret_cast<int32_t*>(at),
+                .counter_count = kCounterBytes / sizeof(int32_t),
+                .data = at + kCounterBytes,
+                .bytes = bytes - kCounterBytes};
+}
+
+Backend::Memory CudaBackend::memory() const {
+  Memory memory;
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  BALEEN_CUDA_CHECK(cudaMemGetInfo(&memory.free, &memory.total));
+  return memory;
+}
+
+// cudaMalloc aligns to 256 bytes. Another thread than the creator's may call this first.
+void* CudaBackend::Allocate(size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  void* p = nullptr;
+  const cudaError_t error = cudaMalloc(&p, std::max<size_t>(bytes, 1));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // not sticky; taken note of here
+    return nullptr;
+  }
+  BALEEN_CUDA_CHECK(error);
+  return p;
+}
+
+void CudaBackend::Free(void* p) { BALEEN_CUDA_CHECK(cudaFree(p)); }
+
+void CudaBackend::CopyIn(void* dst, const void* host, size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream_));
+}
+
+void CudaBackend::CopyOut(void* host, const void* src, size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+
+}  // namespace cuda
+}  // namespace baleen::kernels

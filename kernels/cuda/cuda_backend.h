@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/launch.h"
+
+namespace baleen::kernels::cuda {
+
+// One GPU, one stream. Weights keep the checkpoint's bytes (kNative); arithmetic is kFp8's. Every
+// op is a launcher of launch.h.
+//
+// Threads: one caller at a time; each call makes the device current for its thread.
+class CudaBackend final : public Backend {
+ public:
+  // Takes the stream; `device` exists and is Hopper.
+  CudaBackend(int device, cudaStream_t stream) : device_(device), stream_(stream) {}
+  ~CudaBackend() override;
+
+  void Embed(const EmbedParams& p) override;
+  void AddRmsNorm(const AddRmsNormParams& p) override;
+  void Quantize(const QuantizeParams& p) override;
+  void Linear(const LinearParams& p) override;
+  void Rope(const RopeParams& p) override;
+  void LayerNorm(const LayerNormParams& p) override;
+  void Hadamard(const HadamardParams& p) override;
+  void StoreLatent(const StoreLatentParams& p) override;
+  void StoreIndexKeys(const StoreIndexKeysParams& p) override;
+  void ScaleIndexWeights(const ScaleIndexWeightsParams& p) override;
+  void IndexerLogits(const IndexerLogitsParams& p) override;
+  void TopK(const TopKParams& p) override;
+  void HeadLinear(const HeadLinearParams& p) override;
+  void SparseAttention(const SparseAttentionParams& p) override;
+  void Gate(const GateParams& p) override;
+  void SiluMul(const SiluMulParams& p) override;
+  void Experts(const ExpertsParams& p) override;
+  void Combine(const CombineParams& p) override;
+  void GatherRows(const GatherRowsParams& p) override;
+  void Concat(const ConcatParams& p) override;
+
+  size_t ScratchBytes(const StepLimits& limits) const override;
+  void UseScratch(const StepLimits& limits, void* memory, size_t bytes) override;
+
+  Memory memory() const override;
+  void* Allocate(size_t bytes) override;
+  void Free(void* p) override;
+  void CopyIn(void* dst, const void* host, size_t bytes) override;
+  void CopyOut(void* host, const void* src, size_t bytes) override;
+  void Synchronize() override;
+  WeightStorage weight_storage() const override { return WeightStorage::kNative; }
+  const char* name() const override { return "cuda"; }
+
+ private:
+  const int device_;
+  const cudaStream_t stream_;
+  StepLimits limits_;
+  Workspace workspace_;
+};
+
+}  // namespace baleen::kernels::cuda

@@ -1,0 +1,60 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include "kernels/cuda/parity.h"
+
+namespace baleen::kernels {
+namespace {
+
+using testing::GpuTest;
+
+class CudaBackendTest : public GpuTest {};
+
+TEST_F(CudaBackendTest, NamesADeviceThatIsNotThere) {
+  const auto refused = MakeCudaBackend(/*device=*/99);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("device 99 asked for"), absl::string_view::npos)
+      << refused.status().ToString();
+}
+
+TEST_F(CudaBackendTest, CopiesInTheOrderOfTheStream) {
+  const std::vector<int32_t> first(1000, 1), second(1000, 2);
+  int32_t* device = Poisoned<int32_t>(1000);
+  std::vector<int32_t> got(1000);
+  gpu_->CopyIn(device, first.data(), 4000);
+  gpu_->CopyIn(device, second.data(), 4000);
+  gpu_->CopyOut(got.data(), device, 4000);
+  gpu_->Synchronize();
+  EXPECT_EQ(got, second);
+}
+
+TEST_F(CudaBackendTest, TooMuchMemoryIsNullAndNothingElseBreaks) {
+  const Backend::Memory memory = gpu_->memory();
+  EXPECT_GT(memory.total, size_t{1} << 30);
+  EXPECT_LE(memory.free, memory.total);
+  EXPECT_EQ(gpu_->Allocate(memory.total * 2), nullptr);
+  void* p = gpu_->Allocate(0);
+  EXPECT_NE(p, nullptr);
+  gpu_->Free(p);
+  gpu_->Synchronize();
+}
+
+TEST_F(CudaBackendTest, ScratchGrowsWithTheLimits) {
+  StepLimits small = {.rows = 1,
+                      .expert_rows = 1,
+                      .experts = 1,
+                      .experts_per_row = 1,
+                      .expert_width = 128,
+                      .hidden = 256,
+                      .widest_output = 256,
+                      .head_rows = 1,
+                      .vocabulary = 4096,
+                      .heads = 4,
+                      .kv_lora = 512};
+  StepLimits large = small;
+  large.expert_rows = large.rows = 4096;
+  large.experts_per_row = 8;
+  EXPECT_LT(gpu_->ScratchBytes(small), gpu_->ScratchBytes(large));
+}
+
+}  // namespace
+}  // namespace baleen::kernels
