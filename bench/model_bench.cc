@@ -123,6 +123,7 @@ class TimedBackend final : public Backend {
   }
   void Synchronize() override { inner_->Synchronize(); }
   kernels::WeightStorage weight_storage() const override { return inner_->weight_storage(); }
+  bool host_memory() const override { return inner_->host_memory(); }
   const char* name() const override { return inner_->name(); }
 
   void Clear() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/kv_layout.h"
 #include "common/status_macros.h"
 
 namespace baleen::decode_worker {
@@ -60,7 +61,7 @@ absl::Status DecodeLoop::RunUntilExit() {
 // One more round: a rank that has everybody's goodbye may go, because all the others have learnt
 // by then that the end is agreed, and do not take its leaving for a failure.
 void DecodeLoop::SayGoodbye() {
-  agreed_();
+  callbacks_.agreed();
   const std::vector<RankMesh::Outgoing> to(size_t(mesh_.size()));
   (void)mesh_.Exchange(RankMesh::Kind::kAgree, to);
 }
@@ -69,7 +70,11 @@ void DecodeLoop::TakeChanges() {
   RequestTable::Changes changes = table_.Take();
   for (AttemptId attempt : changes.left)
     std::erase_if(running_, [&](const auto& r) { return r->attempt() == attempt; });
-  for (auto& joined : changes.joined) running_.push_back(std::move(joined));
+  for (auto& joined : changes.joined) {
+    const engine::DecodeSequence& sequence = joined->sequence;
+    callbacks_.from_wire(std::span(sequence.pages).first(size_t(PagesFor(sequence.prompt_tokens))));
+    running_.push_back(std::move(joined));
+  }
 }
 
 StepProposal DecodeLoop::Propose() const {

@@ -24,11 +24,21 @@ namespace baleen::decode_worker {
 // Threads: Run on the step thread; Stop, RequestExit, accept_length from any.
 class DecodeLoop {
  public:
-  // All must outlive it; `table`'s wake must call mesh.Wake. `agreed` is called, on the step
-  // thread, when all ranks have agreed to end: siblings that vanish from then on are no failure.
+  // Both are called on the step thread.
+  struct Callbacks {
+    // The pages of a request's prompt, before its first step (WirePool::FromWire).
+    std::function<void(std::span<const PageId>)> from_wire;
+    // All ranks have agreed to end: siblings that vanish from now on are no failure.
+    std::function<void()> agreed;
+  };
+  // All must outlive it; `table`'s wake must call mesh.Wake.
   DecodeLoop(RankMesh& mesh, RequestTable& table, engine::DecodeStep& step, DecodeMetrics& metrics,
-             std::function<void()> agreed)
-      : mesh_(mesh), table_(table), step_(step), metrics_(metrics), agreed_(std::move(agreed)) {}
+             Callbacks callbacks)
+      : mesh_(mesh),
+        table_(table),
+        step_(step),
+        metrics_(metrics),
+        callbacks_(std::move(callbacks)) {}
 
   // Until all ranks are drained and one was asked to exit (Ok), Stop (Unavailable), or the group
   // breaks (its error). What is left in the table then is cancelled with that status.
@@ -56,7 +66,7 @@ class DecodeLoop {
   RequestTable& table_;
   engine::DecodeStep& step_;
   DecodeMetrics& metrics_;
-  const std::function<void()> agreed_;
+  const Callbacks callbacks_;
 
   std::vector<std::unique_ptr<Running>> running_;
   std::vector<engine::DecodeSequence*> batch_;

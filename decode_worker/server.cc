@@ -17,6 +17,7 @@
 #include "common/status_macros.h"
 #include "decode_worker/decode_loop.h"
 #include "decode_worker/decode_service.h"
+#include "decode_worker/host_staged_exchange.h"
 #include "decode_worker/rank_links.h"
 #include "decode_worker/transport_exchange.h"
 #include "grpcpp/impl/service_type.h"
@@ -99,6 +100,7 @@ struct Server::Parts {
   std::unique_ptr<RankMesh> mesh;
   std::unique_ptr<TransportExchange> exchange;
   std::unique_ptr<worker::ModelHost> host;
+  std::unique_ptr<HostStagedExchange> staged_exchange;  // device memory: before host goes
   std::unique_ptr<RequestTable> table;
   Mutex wires_mu;
   std::set<std::string> wires ABSL_GUARDED_BY(wires_mu);  // what the links really are
@@ -175,7 +177,7 @@ absl::Status Server::Parts::BuildTransfer() {
                                             {.name = Name(),
                                              .incarnation = incarnation,
                                              .fingerprint = host->fingerprint(),
-                                             .pool = {.base = host->pool(),
+                                             .pool = {.base = host->wire_pool().base(),
                                                       .page_stride = page_bytes,
                                                       .page_bytes = page_bytes,
                                                       .pages = host->pages()},
@@ -211,9 +213,6 @@ absl::Status Server::Parts::BuildEngine() {
   const int drafts = host->options().drafts;
   const int rows = max_sequences() * (1 + drafts);
   if (ranks() > 1) {
-    if (host->options().device != "cpu")
-      return absl::UnimplementedError(
-          "worker.size: experts are exchanged through host memory; several ranks need device cpu");
     BALEEN_ASSIGN_OR_RETURN(exchange,
                             TransportExchange::Create(
                                 *mesh, {.experts = host->config().n_routed_experts,
@@ -222,7 +221,20 @@ absl::Status Server::Parts::BuildEngine() {
                                         .max_rows = rows,
                                         .activations = ActivationDType(host->options().numerics)}));
   }
-  BALEEN_RETURN_IF_ERROR(host->BuildForward(exchange.get()));
+  model::ExpertExchange* used = exchange.get();
+  if (exchange != nullptr && !host->backend().host_memory()) {
+    BALEEN_ASSIGN_OR_RETURN(
+        staged_exchange,
+        HostStagedExchange::Create(host->backend(), *exchange,
+                                   {.max_rows = rows,
+                                    .ranks = ranks(),
+                                    .topk = host->config().num_experts_per_tok,
+                                    .dim = host->config().hidden_size,
+                                    .activations = ActivationDType(host->options().numerics),
+                                    .fp8 = host->options().numerics == Numerics::kFp8}));
+    used = staged_exchange.get();
+  }
+  BALEEN_RETURN_IF_ERROR(host->BuildForward(used));
   step = std::make_unique<engine::DecodeStep>(
       host->forward(), engine::DecodeLimits{.drafts = drafts,
                                             .max_context = host->options().max_context,
@@ -265,10 +277,15 @@ void Server::Parts::BuildTable() {
           .release = [this](AttemptId id) { receiver->Release(id); },
           .cancel = [this](AttemptId id, const absl::Status& why) { receiver->Cancel(id, why); }},
       [this] { mesh->Wake(); }, decode_metrics);
-  loop = std::make_unique<DecodeLoop>(*mesh, *table, *step, decode_metrics, [this] {
-    finished = true;
-    rank_links->Finish();
-  });
+  loop = std::make_unique<DecodeLoop>(
+      *mesh, *table, *step, decode_metrics,
+      DecodeLoop::Callbacks{
+          .from_wire = [this](std::span<const PageId> pages) { host->wire_pool().FromWire(pages); },
+          .agreed =
+              [this] {
+                finished = true;
+                rank_links->Finish();
+              }});
 }
 
 absl::Status Server::Parts::Serve() {

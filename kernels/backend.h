@@ -77,6 +77,7 @@ class Backend {
   virtual void Synchronize() = 0;
 
   virtual WeightStorage weight_storage() const = 0;
+  virtual bool host_memory() const = 0;  // its memory is the host's: pointers may be dereferenced
   virtual const char* name() const = 0;  // "cpu", "cuda"
 };
 

@@ -61,6 +61,10 @@ absl::StatusOr<int32_t> Sampler::Sample(std::span<const float> logits, const Sam
   BALEEN_RETURN_IF_ERROR(Process(logits, params, history));
   const int32_t best = Argmax();
   if (best < 0) return absl::InternalError("no token is left to choose from");
+  if (!std::isfinite(logits_[best])) {
+    return absl::InternalError(
+        absl::StrCat("penalties made the logit of token ", best, " infinite"));
+  }
   if (params.greedy()) return best;
   Filter(params);
   return Draw(UniformAt(params.seed, static_cast<uint64_t>(position)));

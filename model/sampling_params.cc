@@ -39,8 +39,8 @@ absl::Status Validate(const SamplingParams& p, int vocab_size) {
   if (!Within(p.min_p, 0, 1)) return Bad("min_p", "between 0 and 1");
   if (!Within(p.presence_penalty, -2, 2)) return Bad("presence_penalty", "between -2 and 2");
   if (!Within(p.frequency_penalty, -2, 2)) return Bad("frequency_penalty", "between -2 and 2");
-  if (!(p.repetition_penalty > 0 && p.repetition_penalty <= 100)) {
-    return Bad("repetition_penalty", "above 0 and at most 100");
+  if (!Within(p.repetition_penalty, 0.01, 10)) {
+    return Bad("repetition_penalty", "between 0.01 and 10");
   }
   if (p.top_logprobs.has_value() &&
       (*p.top_logprobs < 0 || *p.top_logprobs > SamplingParams::kMaxTopLogprobs)) {

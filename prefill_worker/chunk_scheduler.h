@@ -27,7 +27,7 @@ struct Chunk {
 // Rows that cost as much as `rows` at context 0 do when the context is `context` tokens long: the
 // indexer's work grows with it, and pipeline stages stay balanced only if batches take equally
 // long. At kDoubleContext tokens a row costs twice what it costs at 0 (logits and top-k against
-// everything else: docs/kernels.md's table for 128K chunks).
+// everything else: docs/performance.md's table for 128K chunks).
 inline constexpr int64_t kDoubleContext = 98304;
 int RowsAtContext(int rows, int64_t context);
 

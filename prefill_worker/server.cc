@@ -155,10 +155,12 @@ absl::Status Server::Parts::Build() {
                                                     .vocabulary = host->vocabulary()});
   stage = std::make_unique<Stage>(
       *step, *sender, *ledger,
-      Stage::Options{.index = config.worker().index(),
-                     .size = config.worker().size(),
-                     .vocab_size = host->config().vocab_size,
-                     .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
+      Stage::Options{
+          .index = config.worker().index(),
+          .size = config.worker().size(),
+          .vocab_size = host->config().vocab_size,
+          .to_wire = [this](std::span<const PageId> pages) { host->wire_pool().ToWire(pages); },
+          .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
       metrics);
   if (!leads()) StartLoop();  // before a batch can arrive
   return BuildServices();
@@ -172,7 +174,7 @@ absl::Status Server::Parts::BuildTransfer() {
       .name = Name(),
       .incarnation = incarnation,
       .fingerprint = host->fingerprint(),
-      .pool = {.base = host->pool(),
+      .pool = {.base = host->wire_pool().base(),
                .page_stride = host->layout().PageBytes(),
                .page_bytes = host->layout().PageBytes(),
                .pages = host->pages(),

@@ -109,8 +109,10 @@ void Stage::Push(const BatchEntry& entry, const Attempt& attempt) {
   const int first_page = entry.first / kPageTokens;
   const int end_page = end == total ? static_cast<int>(PagesFor(total)) : end / kPageTokens;
   if (first_page == end_page) return;
-  sender_.PagesReady(entry.attempt, first_page,
-                     {attempt.pages.begin() + first_page, attempt.pages.begin() + end_page});
+  std::vector<PageId> pages = {attempt.pages.begin() + first_page,
+                               attempt.pages.begin() + end_page};
+  options_.to_wire(pages);
+  sender_.PagesReady(entry.attempt, first_page, std::move(pages));
 }
 
 void Stage::HandOff(AttemptId id, Attempt& attempt, engine::PrefillResult& result) {

@@ -22,7 +22,8 @@ class Stage {
     int index = 0;
     int size = 1;
     int vocab_size = 0;
-    std::function<void(StageReport)> report;  // to the leader; any thread
+    std::function<void(std::span<const PageId>)> to_wire;  // WirePool::ToWire
+    std::function<void(StageReport)> report;               // to the leader; any thread
   };
   Stage(engine::PrefillStep& step, kv_transfer::KvSender& sender, HandOverLedger& ledger,
         Options options, Metrics& metrics);

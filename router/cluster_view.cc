@@ -4,6 +4,17 @@
 #include <limits>
 
 namespace baleen::router {
+namespace {
+
+int64_t LargestRoom(const std::vector<GroupView>& groups) {
+  constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
+  int64_t largest = 0;
+  for (const GroupView& g : groups)
+    largest = std::max(largest, g.identity->pool_tokens > 0 ? g.identity->PoolRoom() : kUnknown);
+  return groups.empty() ? kUnknown : largest;
+}
+
+}  // namespace
 
 const char* ToString(WorkerRole role) {
   return role == WorkerRole::kPrefill ? "prefill" : "decode";
@@ -25,6 +36,12 @@ const char* ToString(GroupState state) {
   return "?";
 }
 
+int64_t GroupIdentity::PoolRoom() const {
+  if (role == WorkerRole::kDecode) return pool_tokens - drafts;
+  if (max_context > 0 && pool_tokens >= max_context) return pool_tokens;  // no slots beyond it
+  return pool_tokens - std::max(drafts - 1, 0);
+}
+
 int ClusterView::MaxContext(int own) const {
   int context = own;
   for (const auto* groups : {&prefill, &decode})
@@ -33,16 +50,8 @@ int ClusterView::MaxContext(int own) const {
   return context;
 }
 
-int64_t ClusterView::MaxPoolTokens() const {
-  int64_t largest = 0;
-  for (const GroupView& g : decode) largest = std::max(largest, g.identity->PoolRoom());
-  int64_t prefill_largest = 0;
-  for (const GroupView& g : prefill)
-    prefill_largest = std::max(prefill_largest, g.identity->PoolRoom());
-  constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
-  return std::min(largest == 0 ? kUnknown : largest,
-                  prefill_largest == 0 ? kUnknown : prefill_largest);
-}
+int64_t ClusterView::DecodeRoom() const { return LargestRoom(decode); }
+int64_t ClusterView::PrefillRoom() const { return LargestRoom(prefill); }
 
 bool ClusterView::HasReadyPair() const {
   const auto ready = [](const GroupView& g) { return g.state == GroupState::kReady; };

@@ -10,7 +10,7 @@
 
 namespace baleen::router {
 
-// One registration of one group at this router; never reused.
+// One life (incarnation) of one group at this router; never reused.
 using GroupId = StrongId<struct GroupIdTag, uint64_t>;
 
 enum class WorkerRole : uint8_t { kPrefill, kDecode };
@@ -43,8 +43,11 @@ struct GroupIdentity {
   int64_t pool_tokens = 0;  // per member
   int drafts = 0;
 
-  // Tokens of the longest sequence a member's pool holds beside its provisional draft slots.
-  int64_t PoolRoom() const { return pool_tokens - drafts; }
+  // Tokens of the longest sequence (decode) or prompt (prefill) a member's pool holds beside the
+  // slots for drafts, of which prefill needs one less (engine::PrefillPages).
+  int64_t PoolRoom() const;
+  // A group that did not say how much it holds is taken to hold anything.
+  bool Holds(int64_t tokens) const { return pool_tokens <= 0 || tokens <= PoolRoom(); }
 };
 
 // As the leader last reported it; see MemberLoad in proto/worker.proto for the meanings.
@@ -82,8 +85,10 @@ struct ClusterView {
 
   // The smallest context all groups can serve, at most `own`; tokens.
   int MaxContext(int own) const;
-  // The longest sequence that any group's page pool holds; INT64_MAX while no group is known.
-  int64_t MaxPoolTokens() const;
+  // The longest sequence, prompt and answer, that any decode group's page pool holds, and the
+  // longest prompt that any prefill group's holds; INT64_MAX while none is known.
+  int64_t DecodeRoom() const;
+  int64_t PrefillRoom() const;
   bool HasReadyPair() const;
 };
 

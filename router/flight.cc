@@ -199,7 +199,11 @@ void Flight::OnGroupDead(GroupId group, absl::string_view why) {
 
 void Flight::Leave() { dispatcher_.Forget(shared_from_this()); }
 
-void Flight::OnPrefillStarted(AttemptId, int) {}
+void Flight::OnPrefillStarted(AttemptId attempt, int cached_tokens) {
+  MutexLock lock(mu_);
+  if (IsCurrent(attempt)) attempt_->cached_tokens = cached_tokens;
+}
+
 void Flight::OnGranted(AttemptId) {}
 
 void Flight::OnHandedOff(AttemptId attempt) {
@@ -233,6 +237,7 @@ void Flight::OnTokens(AttemptId attempt, TokenStep step) {
     current = IsCurrent(attempt);
     first = current && Step(RequestEvent::kFirstToken);
     if (first) attempt_->handed_off = true;
+    if (current) step.cached_tokens = attempt_->cached_tokens;
   }
   if (!current) {
     metrics.late_events.Increment();

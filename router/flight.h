@@ -52,6 +52,7 @@ class Flight final : public RequestHandle,
     std::shared_ptr<Leg> decode;
     bool prefill_counted = true;  // still in the directory's assigned tokens
     bool handed_off = false;
+    int cached_tokens = 0;  // of the prompt, at the prefill group
   };
 
   bool IsCurrent(AttemptId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {

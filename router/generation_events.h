@@ -21,6 +21,7 @@ struct TokenStep {
   std::vector<uint32_t> tokens;
   std::vector<TokenLogprob> logprobs;         // one a token, when asked for
   std::vector<TokenLogprob> prompt_logprobs;  // with the first token, when asked for
+  int cached_tokens = 0;                      // of the prompt, as far as prefill has said
   TimePoint received;
 };
 

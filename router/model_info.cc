@@ -72,16 +72,6 @@ absl::Status ReadGenerationConfig(const std::string& path, ModelInfo* model) {
   return fields.status();
 }
 
-std::vector<chat::AddedToken> AddedTokens(const tokenizer::Tokenizer& tokenizer) {
-  std::vector<chat::AddedToken> added;
-  for (int32_t id = 0; id < tokenizer.vocab_limit(); ++id)
-    if (tokenizer.IsAdded(id))
-      added.push_back({.id = id,
-                       .text = std::string(tokenizer.TokenBytes(id)),
-                       .special = tokenizer.IsSpecial(id)});
-  return added;
-}
-
 }  // namespace
 
 bool ModelInfo::IsEos(uint32_t token) const {
@@ -107,7 +97,7 @@ absl::StatusOr<ModelInfo> ModelInfo::Load(const std::string& directory, const st
   if (fs::exists(directory + "/generation_config.json", error))
     BALEEN_RETURN_IF_ERROR(ReadGenerationConfig(directory + "/generation_config.json", &model));
   if (model.eos.empty()) model.eos.push_back(1);
-  const std::vector<chat::AddedToken> added = AddedTokens(*model.tokenizer);
+  const std::vector<chat::AddedToken> added = chat::AddedTokensOf(*model.tokenizer);
   model.chat_style = chat::StyleOf(added);
   model.markers = std::make_unique<chat::MarkerTable>(added, model.chat_style);
   return model;

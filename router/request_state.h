@@ -72,10 +72,4 @@ constexpr std::optional<RequestState> Next(RequestState from, RequestEvent event
   return std::nullopt;
 }
 
-// Whether the step from `from` by `event` must abort both legs of the current attempt.
-constexpr bool AbortsAttempt(RequestState from, RequestEvent event) {
-  return HasAttempt(from) && event != RequestEvent::kFirstToken &&
-         event != RequestEvent::kFinished && Next(from, event).has_value();
-}
-
 }  // namespace baleen::router

@@ -44,13 +44,17 @@ absl::StatusOr<Dispatcher::Options> DispatchOptions(const v1::RouterConfig& c) {
   return options;
 }
 
+// Of a request, over either wire.
+int MaxBodyBytes(const v1::RouterConfig& c) {
+  return OrDefault(c.has_max_body_bytes(), c.max_body_bytes(), 32 << 20);
+}
+
 absl::StatusOr<HttpOptions> HttpOptionsFrom(const v1::RouterConfig& c) {
   HttpOptions options;
   if (!c.host().empty()) options.host = c.host();
   options.port = OrDefault(c.has_http_port(), c.http_port(), 8000);
   options.threads = OrDefault(c.has_http_threads(), c.http_threads(), 2);
-  options.limits.max_body_bytes =
-      static_cast<size_t>(OrDefault(c.has_max_body_bytes(), c.max_body_bytes(), 32 << 20));
+  options.limits.max_body_bytes = static_cast<size_t>(MaxBodyBytes(c));
   options.limits.write_buffer_bytes =
       static_cast<size_t>(OrDefault(c.has_write_buffer_bytes(), c.write_buffer_bytes(), 1 << 20));
   if (options.port < 0 || options.port > 65535)
@@ -129,7 +133,7 @@ absl::Status Server::ListenGrpc(const v1::RouterConfig& config) {
                            &grpc_port_);
   builder.RegisterService(inference_service_->service());
   builder.RegisterService(directory_service_->service());
-  builder.SetMaxReceiveMessageSize(kMaxGrpcMessageBytes);
+  builder.SetMaxReceiveMessageSize(MaxBodyBytes(config));
   builder.SetMaxSendMessageSize(kMaxGrpcMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kGrpcStreamLookaheadBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
@@ -154,6 +158,7 @@ void Server::Drain() {
   spdlog::info("draining: not ready, still accepting");
   std::this_thread::sleep_for(drain_grace_);
   http_->StopListening();
+  inference_service_->StopAccepting();
   const TimePoint deadline = SteadyClock().Now() + drain_timeout_;
   while (dispatcher_.live() > 0 && SteadyClock().Now() < deadline)
     std::this_thread::sleep_for(milliseconds(20));
@@ -170,6 +175,7 @@ Server::~Server() {
   constexpr char kWhy[] = "the router is shutting down";
   draining_ = true;
   if (http_ != nullptr) http_->StopListening();
+  if (inference_service_ != nullptr) inference_service_->StopAccepting();
   directory_service_->CloseAll();
   dispatcher_.FailAll(kWhy);
   if (grpc_ != nullptr) {

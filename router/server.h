@@ -36,8 +36,8 @@ class Server {
                                                         ShutdownSignal& shutdown);
   ~Server();
 
-  // SIGTERM: not ready at once; accepts for drain_grace; then stops listening and lets running
-  // streams finish for up to drain_timeout. Blocks.
+  // SIGTERM: not ready at once; accepts for drain_grace; then takes no new work over either wire
+  // and lets running streams finish for up to drain_timeout. Blocks.
   void Drain();
 
   int http_port() const;

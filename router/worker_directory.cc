@@ -39,7 +39,7 @@ absl::Status WorkerDirectory::CheckFingerprint(const GroupIdentity& identity) co
   }
   for (const auto& [id, group] : groups_) {
     const GroupIdentity& known = *group.view.identity;
-    if (known.role == identity.role && known.name == identity.name) continue;  // to be replaced
+    if (group.gone() || (known.role == identity.role && known.name == identity.name)) continue;
     if (auto difference = FirstDifference(known.fingerprint, identity.fingerprint))
       return absl::FailedPreconditionError(
           absl::StrCat(*difference, " (here: group ", known.name, ")"));
@@ -48,28 +48,41 @@ absl::Status WorkerDirectory::CheckFingerprint(const GroupIdentity& identity) co
   return absl::OkStatus();
 }
 
+absl::StatusOr<GroupId> WorkerDirectory::Admit(GroupIdentity identity,
+                                               std::optional<GroupId>* replaced) {
+  BALEEN_RETURN_IF_ERROR(CheckFingerprint(identity));
+  auto it = std::find_if(groups_.begin(), groups_.end(), [&](const auto& entry) {
+    const GroupIdentity& known = *entry.second.view.identity;
+    return known.role == identity.role && known.name == identity.name;
+  });
+  if (it != groups_.end() && it->second.view.identity->incarnation != identity.incarnation) {
+    *replaced = it->first;
+    groups_.erase(it);
+    it = groups_.end();
+  }
+  if (it == groups_.end()) it = groups_.emplace(GroupId{next_id_++}, Group()).first;
+  Group& group = it->second;
+  const size_t members = identity.members.size();
+  if (group.view.identity != nullptr && group.view.identity->members.size() != members)
+    return absl::InvalidArgumentError("members: another number than before in one incarnation");
+  ++group.streams;
+  group.last_report = clock_.Now();
+  group.view.id = it->first;
+  group.view.state = GroupState::kStarting;
+  group.view.loads.assign(members, {});
+  group.view.assigned.resize(members);  // what runs there is still counted
+  group.view.identity = std::make_shared<const GroupIdentity>(std::move(identity));
+  view_.reset();
+  return it->first;
+}
+
 absl::StatusOr<GroupId> WorkerDirectory::Register(GroupIdentity identity) {
   BALEEN_RETURN_IF_ERROR(CheckIdentity(identity));
   std::optional<GroupId> dead;
   GroupId id;
   {
     MutexLock lock(mu_);
-    BALEEN_RETURN_IF_ERROR(CheckFingerprint(identity));
-    for (auto it = groups_.begin(); it != groups_.end(); ++it) {
-      const GroupIdentity& known = *it->second.view.identity;
-      if (known.role != identity.role || known.name != identity.name) continue;
-      if (known.incarnation != identity.incarnation) dead = it->first;
-      groups_.erase(it);
-      break;
-    }
-    id = GroupId{next_id_++};
-    Group& group = groups_[id];
-    group.last_report = clock_.Now();
-    group.view.id = id;
-    group.view.loads.resize(identity.members.size());
-    group.view.assigned.resize(identity.members.size());
-    group.view.identity = std::make_shared<const GroupIdentity>(std::move(identity));
-    view_.reset();
+    BALEEN_ASSIGN_OR_RETURN(id, Admit(std::move(identity), &dead));
   }
   if (dead && listener_ != nullptr) listener_->OnGroupDead(*dead, "replaced by a new incarnation");
   Changed();
@@ -80,10 +93,10 @@ absl::Status WorkerDirectory::Update(GroupId id, Report report) {
   {
     MutexLock lock(mu_);
     const auto it = groups_.find(id);
-    if (it == groups_.end()) return absl::NotFoundError("the registration is no longer current");
+    if (it == groups_.end() || it->second.gone())
+      return absl::NotFoundError("the registration is no longer current");
     Group& group = it->second;
     group.last_report = clock_.Now();
-    group.reported = report.state;
     group.view.state = report.state;
     report.loads.resize(group.view.loads.size());
     group.view.loads = std::move(report.loads);
@@ -98,9 +111,11 @@ void WorkerDirectory::Disconnect(GroupId id, absl::string_view why) {
   {
     MutexLock lock(mu_);
     const auto it = groups_.find(id);
-    if (it == groups_.end()) return;
-    gone = it->second.view.identity;
-    groups_.erase(it);
+    if (it == groups_.end() || it->second.gone()) return;
+    Group& group = it->second;
+    if (--group.streams > 0) return;
+    group.last_report = clock_.Now();
+    gone = group.view.identity;
     view_.reset();
   }
   spdlog::warn("{} group {} is gone: {}", ToString(gone->role), gone->name, std::string(why));
@@ -116,14 +131,16 @@ void WorkerDirectory::Tick() {
       Group& group = it->second;
       const Duration silent = now - group.last_report;
       if (silent >= options_.dead_after) {
-        spdlog::warn("{} group {} is dead: no report", ToString(group.view.identity->role),
-                     group.view.identity->name);
+        spdlog::warn("{} group {} is dead: {}", ToString(group.view.identity->role),
+                     group.view.identity->name,
+                     group.gone() ? "it did not come back" : "no report");
         dead.push_back(it->first);
         it = groups_.erase(it);
         view_.reset();
         continue;
       }
-      if (silent >= options_.suspect_after && group.view.state != GroupState::kSuspect) {
+      if (silent >= options_.suspect_after && group.view.state != GroupState::kSuspect &&
+          !group.gone()) {
         spdlog::warn("{} group {} is suspect: no report", ToString(group.view.identity->role),
                      group.view.identity->name);
         group.view.state = GroupState::kSuspect;
@@ -141,6 +158,7 @@ std::shared_ptr<const ClusterView> WorkerDirectory::View() const {
   if (view_ == nullptr) {
     auto view = std::make_shared<ClusterView>();
     for (const auto& [id, group] : groups_) {
+      if (group.gone()) continue;
       auto& list = group.view.identity->role == WorkerRole::kPrefill ? view->prefill : view->decode;
       list.push_back(group.view);
     }

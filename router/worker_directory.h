@@ -21,8 +21,8 @@ class DirectoryListener {
   virtual ~DirectoryListener() = default;
   // Work that waits for a pair may now find one.
   virtual void OnClusterChanged() = 0;
-  // The group is taken for dead (silent too long, or replaced by a new life of the same name):
-  // whatever runs on it is lost.
+  // The group is taken for dead (silent or gone too long, or replaced by a new life of the same
+  // name): whatever runs on it is lost.
   virtual void OnGroupDead(GroupId group, absl::string_view why) = 0;
 };
 
@@ -49,15 +49,18 @@ class WorkerDirectory {
   // Set once, before the first Register; nullptr: nobody. Must outlive the last call.
   void SetListener(DirectoryListener* listener) { listener_ = listener; }
 
-  // FailedPrecondition names the first fingerprint field that differs from the router's own or from
-  // the groups already here; InvalidArgument an unusable registration.
+  // The leader opened a stream. The same incarnation dialing again keeps its id, even while its
+  // former stream is not yet known to be broken. FailedPrecondition names the first fingerprint
+  // field that differs from the router's own or from the groups already here; InvalidArgument an
+  // unusable registration.
   absl::StatusOr<GroupId> Register(GroupIdentity identity) ABSL_LOCKS_EXCLUDED(mu_);
   // NotFound when the registration is no longer current: the caller closes its stream.
   absl::Status Update(GroupId id, Report report) ABSL_LOCKS_EXCLUDED(mu_);
-  // The group's stream broke: it is gone from the view at once. Its running requests are not
-  // failed: their own streams say whether they are lost.
+  // One of the group's streams broke. With the last one it is gone from the view at once. Its
+  // running requests are not failed: their own streams say whether they are lost, and if these are
+  // silent too the group is dead after `dead_after`.
   void Disconnect(GroupId id, absl::string_view why) ABSL_LOCKS_EXCLUDED(mu_);
-  // Ages groups: ready -> suspect -> dead.
+  // Ages groups: ready -> suspect -> dead, gone -> dead.
   void Tick() ABSL_LOCKS_EXCLUDED(mu_);
 
   std::shared_ptr<const ClusterView> View() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -70,10 +73,14 @@ class WorkerDirectory {
  private:
   struct Group {
     GroupView view;
-    GroupState reported = GroupState::kStarting;
-    TimePoint last_report;
+    TimePoint last_report;  // of a gone group: when its last stream broke
+    int streams = 0;        // 0: gone
+    bool gone() const { return streams == 0; }
   };
   absl::Status CheckFingerprint(const GroupIdentity& identity) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A new life of a name, or a stream more of the life that is here.
+  absl::StatusOr<GroupId> Admit(GroupIdentity identity, std::optional<GroupId>* replaced)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AddAssigned(GroupId id, int member, int requests, int64_t tokens) ABSL_LOCKS_EXCLUDED(mu_);
   void Changed() const;

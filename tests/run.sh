@@ -8,4 +8,9 @@ preset=${1:-dev}
 
 deploy/install_deps.sh
 case $preset in dev | release | asan) tests/clients/setup.sh ;; esac
+# CUDA code compiles wherever there is a compiler for it; running it needs a GPU (ctest --preset gpu).
+if [ "$preset" = dev ] && command -v nvcc >/dev/null; then
+  cmake --preset cuda >/dev/null
+  cmake --build --preset cuda --target gpu_tests
+fi
 exec cmake --workflow --preset "$preset"

@@ -15,6 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "router/chat/chat_encoder.h"
 #include "router/chat/chat_request.h"
+#include "router/chat/marker_table.h"
 #include "router/chat/python_json.h"
 
 namespace baleen::tools {
@@ -37,24 +38,40 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GenerateOptions& 
   return Tokenizer::Load(path);
 }
 
-absl::StatusOr<std::string> ChatText(const std::string& file, const model::ModelConfig& config) {
+absl::StatusOr<ordered_json> ReadJson(const std::string& file) {
   std::ifstream in(file);
   if (!in) return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
   std::ostringstream text;
   text << in.rdbuf();
-  BALEEN_ASSIGN_OR_RETURN(const ordered_json body, chat::ParseJson(text.str()));
+  return chat::ParseJson(text.str());
+}
+
+// The ends of an answer that only generation_config.json names: stop tokens, as the router has it.
+absl::StatusOr<std::vector<int32_t>> ExtraEos(const std::string& directory) {
+  const std::string file = directory + "/generation_config.json";
+  if (!std::filesystem::exists(file)) return std::vector<int32_t>();
+  BALEEN_ASSIGN_OR_RETURN(const ordered_json json, ReadJson(file));
+  const ordered_json eos = json.is_object() ? json.value("eos_token_id", ordered_json()) : json;
+  std::vector<int32_t> ids;
+  for (const ordered_json& id : eos.is_array() ? eos : ordered_json::array({eos}))
+    if (id.is_number_unsigned()) ids.push_back(id.get<int32_t>());
+  return ids;
+}
+
+absl::StatusOr<std::string> ChatText(const std::string& file, chat::ChatStyle style) {
+  BALEEN_ASSIGN_OR_RETURN(const ordered_json body, ReadJson(file));
   BALEEN_ASSIGN_OR_RETURN(const chat::ChatPrompt prompt, chat::ParseChatMessages(body));
-  const auto style = config.has_indexer ? chat::ChatStyle::kV32 : chat::ChatStyle::kV31;
   BALEEN_ASSIGN_OR_RETURN(chat::EncodedPrompt encoded, chat::EncodeChat(prompt, style));
   return std::move(encoded.text);
 }
 
+// `tokenizer` is null only with prompt_ids.
 absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerateOptions& options,
-                                               const Tokenizer* tokenizer,
-                                               const model::ModelConfig& config) {
+                                               const Tokenizer* tokenizer) {
   if (options.prompt_ids.has_value()) return *options.prompt_ids;
   if (options.prompt.has_value()) return tokenizer->Encode(*options.prompt);
-  BALEEN_ASSIGN_OR_RETURN(const std::string text, ChatText(*options.chat_file, config));
+  const chat::ChatStyle style = chat::StyleOf(chat::AddedTokensOf(*tokenizer));
+  BALEEN_ASSIGN_OR_RETURN(const std::string text, ChatText(*options.chat_file, style));
   return tokenizer->Encode(text);
 }
 
@@ -136,11 +153,14 @@ absl::Status Generate(const GenerateOptions& options, std::ostream& out) {
   BALEEN_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(options));
   BALEEN_ASSIGN_OR_RETURN(const auto local, LoadModel(options, tokenizer.get()));
   const double load_seconds = SecondsSince(begin);
-  BALEEN_ASSIGN_OR_RETURN(std::vector<int32_t> prompt,
-                          PromptIds(options, tokenizer.get(), local->config()));
+  BALEEN_ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptIds(options, tokenizer.get()));
   const size_t prompt_tokens = prompt.size();
 
   model::SamplingParams sampling = options.sampling;
+  if (!sampling.ignore_eos) {
+    BALEEN_ASSIGN_OR_RETURN(const std::vector<int32_t> ends, ExtraEos(options.model));
+    sampling.stop_token_ids.insert(sampling.stop_token_ids.end(), ends.begin(), ends.end());
+  }
   const int64_t room = int64_t{local->config().max_position_embeddings} - int64_t(prompt_tokens);
   if (room > 0) sampling.max_new_tokens = int(std::min<int64_t>(sampling.max_new_tokens, room));
   const Clock::time_point start = Clock::now();

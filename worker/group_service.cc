@@ -200,7 +200,11 @@ void Leader::FormIfComplete() {
     MutexLock lock(mu_);
     if (formed_ || static_cast<int>(members_.size()) != options_.size - 1) return;
     formed_ = true;
-    for (const auto& [index, member] : members_) infos.push_back(member.info);
+    // Members report from now on: how long ago they joined says nothing.
+    for (auto& [index, member] : members_) {
+      member.last_seen = SteadyClock().Now();
+      infos.push_back(member.info);
+    }
   }
   Broadcast([&](GroupEvent& event) {
     for (const MemberInfo& info : infos) *event.add_members() = ToProto(info);

@@ -13,6 +13,7 @@
 #include "engine/memory_plan.h"
 #include "kernels/backend.h"
 #include "kv_transfer/messages.h"
+#include "model/checkpoint/identity.h"
 #include "model/checkpoint/loader.h"
 #include "model/config.h"
 #include "model/forward.h"
@@ -174,6 +175,8 @@ absl::Status ModelHost::MakePool() {
   if (pool_ == nullptr)
     return absl::ResourceExhaustedError(
         absl::StrCat("page pool: no memory for ", pages_, " pages, ", bytes, " bytes"));
+  BALEEN_ASSIGN_OR_RETURN(wire_pool_,
+                          WirePool::Create(*backend_, pool_, layout_.PageBytes(), pages_));
   spdlog::info("layers {}..{}{}, experts {}..{}; page pool: {} pages of {} bytes, {} tokens",
                shard_.first_layer, shard_.end_layer - 1, shard_.mtp ? " and MTP" : "",
                shard_.first_expert, shard_.end_expert - 1, pages_, layout_.PageBytes(),
@@ -182,6 +185,7 @@ absl::Status ModelHost::MakePool() {
 }
 
 absl::Status ModelHost::MakeFingerprint() {
+  BALEEN_ASSIGN_OR_RETURN(const std::string weights, model::CheckpointIdentity(options_.directory));
   std::string tokenizer_hash;
   BALEEN_ASSIGN_OR_RETURN(vocabulary_,
                           LoadVocabulary(options_.directory, *config_, &tokenizer_hash));
@@ -189,7 +193,7 @@ absl::Status ModelHost::MakeFingerprint() {
   fingerprint_ = {
       {"protocol", number(int{kv_transfer::kProtocolVersion})},
       {"model", FileHash(options_.directory + "/config.json")},
-      {"weights", FileHash(options_.directory + "/model.safetensors.index.json")},
+      {"weights", weights},
       {"tokenizer", tokenizer_hash},
       {"numerics", options_.numerics == Numerics::kExact ? "exact" : "fp8"},
       {"cache_layout", number(kKvLayoutVersion)},

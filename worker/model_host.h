@@ -8,6 +8,7 @@
 #include "common/kv_layout.h"
 #include "model/sampler.h"
 #include "model/shard.h"
+#include "worker/wire_pool.h"
 
 namespace baleen::kernels {
 class Backend;
@@ -68,14 +69,14 @@ class ModelHost {
   const KvLayout& layout() const { return layout_; }              // of this shard
   const KvLayout& whole_layout() const { return whole_layout_; }  // of the whole model
   size_t stage_offset() const { return stage_offset_; }           // of this shard in a whole page
-  std::byte* pool() const { return pool_; }                       // [pages][layout().PageBytes()]
+  WirePool& wire_pool() { return *wire_pool_; }  // the page pool as the transport sees it
   int pages() const { return pages_; }
   const model::Vocabulary& vocabulary() const { return vocabulary_; }
   kernels::Backend& backend() { return *backend_; }
   model::Forward& forward() { return *forward_; }
 
-  // What must be equal in every process of the cluster: protocol, model (config and index hash),
-  // tokenizer hash, numerics, layout numbers, page size, drafts, max context.
+  // What must be equal in every process of the cluster: protocol, model (config and
+  // CheckpointIdentity), tokenizer hash, numerics, layout numbers, page size, drafts, max context.
   const Fingerprint& fingerprint() const { return fingerprint_; }
 
  private:
@@ -92,7 +93,8 @@ class ModelHost {
   model::Shard shard_;
   KvLayout layout_, whole_layout_;
   size_t stage_offset_ = 0;
-  std::byte* pool_ = nullptr;
+  std::byte* pool_ = nullptr;  // [pages][layout().PageBytes()]
+  std::unique_ptr<WirePool> wire_pool_;
   int pages_ = 0;
   model::Vocabulary vocabulary_;
   Fingerprint fingerprint_;

@@ -49,6 +49,7 @@ class CpuBackend final : public Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override;
   void Synchronize() override {}
   WeightStorage weight_storage() const override { return WeightStorage::kDequantized; }
+  bool host_memory() const override { return true; }
   const char* name() const override { return "cpu"; }
 
  private:

@@ -48,6 +48,7 @@ class CudaBackend final : public Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override;
   void Synchronize() override;
   WeightStorage weight_storage() const override { return WeightStorage::kNative; }
+  bool host_memory() const override { return false; }
   const char* name() const override { return "cuda"; }
 
  private:

@@ -13,6 +13,8 @@
 namespace baleen::router {
 namespace {
 
+constexpr char kMessages[] = "messages";
+
 // "messages[2].role: must be …" names its field before the colon.
 absl::Status NameParam(const absl::Status& status) {
   const absl::string_view message = status.message();
@@ -37,9 +39,8 @@ absl::StatusOr<EncodedChat> EncodeMessages(const ModelInfo& model, const Json& b
   result.starts_in_reasoning = encoded->starts_in_reasoning;
   result.expects_tool_calls = prompt->expects_tool_calls();
   // The encoder wrote the begin of sentence as text.
-  auto ids = EncodePrompt(model, encoded->text, /*add_bos=*/false);
-  if (!ids.ok()) return BadParam("messages", ids.status().message());
-  result.ids = *std::move(ids);
+  BALEEN_ASSIGN_OR_RETURN(result.ids,
+                          PromptFromText(model, encoded->text, kMessages, /*add_bos=*/false));
   return result;
 }
 
@@ -78,6 +79,7 @@ absl::StatusOr<ClientRequest> ParseChatRequest(const ModelInfo& model, const Jso
   request.output.starts_in_reasoning = chat.starts_in_reasoning;
   request.output.expects_tool_calls = chat.expects_tool_calls;
   request.prompts.push_back(std::move(chat.ids));
+  request.prompt_field = kMessages;
   request.unknown_fields = fields.UnknownFields();
   return request;
 }

@@ -31,8 +31,9 @@ class ChatWriter final : public ResponseWriter {
       finish_reason_ = ending.finish_reason;
       return;
     }
-    events->push_back(
-        Chunk(DeltaJson(ending.last.events), ending.last.logprobs, ending.finish_reason, usage));
+    chat::OutputEvents last = ending.last.events;
+    chat::EmitText(Kind::kContent, -1, ending.parsed.unparsed, &last);
+    events->push_back(Chunk(DeltaJson(last), ending.last.logprobs, ending.finish_reason, usage));
   }
 
   void OnEnd(const Usage& total, Events* events) override {

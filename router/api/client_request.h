@@ -26,6 +26,7 @@ struct ClientRequest {
   ClientRequest();
 
   std::vector<TokenIds> prompts;
+  std::string prompt_field = "prompt";    // where the client wrote them; for errors
   std::vector<std::string> prompt_texts;  // by prompt, filled only for `echo`
   // Never null; complete but for max_new_tokens, which depends on the prompt.
   std::shared_ptr<v1::SamplingParams> sampling;

@@ -15,7 +15,7 @@ using MarkerKind = chat::MarkerTable::Kind;
 std::unique_ptr<chat::StopMatcher> MakeStopMatcher(const OutputOptions& output) {
   if (output.stop.empty()) return nullptr;
   auto strings = chat::StopStrings::Create(output.stop);
-  BALEEN_CHECK(strings.ok());  // CompleteSampling bounds them more tightly
+  BALEEN_CHECK(strings.ok());  // CompleteSampling bounded them
   return std::make_unique<chat::StopMatcher>(*std::move(strings), output.keep_stop);
 }
 
@@ -74,6 +74,7 @@ void GenerationSession::Accept(uint32_t token, absl::string_view text, OutputDel
 OutputDelta GenerationSession::Push(TokenStep step) {
   OutputDelta delta;
   delta.prompt_logprobs = std::move(step.prompt_logprobs);
+  cached_tokens_ = step.cached_tokens;
   for (size_t i = 0; i < step.tokens.size() && !stop_matched_ && !stopped_by_token_; ++i) {
     const uint32_t token = step.tokens[i];
     ++completion_tokens_;
@@ -97,6 +98,7 @@ void GenerationSession::AttachTokens(OutputDelta* delta) {
 
 OutputEnding GenerationSession::Finish(const FinishInfo* info) {
   OutputEnding ending;
+  ending.info.cached_tokens = cached_tokens_;
   if (info != nullptr) ending.info = *info;
   if (!stop_matched_) {
     const std::string rest = detokenizer_.Finish();

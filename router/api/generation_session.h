@@ -34,7 +34,7 @@ struct OutputEnding {
   const char* finish_reason = "stop";  // OpenAI's
   std::string matched_stop;            // the stop string, if one ended it
   chat::OutputEnd parsed;              // chat
-  FinishInfo info;
+  FinishInfo info;                     // after stop_matched only its cached_tokens
 };
 
 // Turns the tokens of one sequence into text, reasoning and tool calls, whatever wire they go out
@@ -75,6 +75,7 @@ class GenerationSession {
   std::vector<uint32_t> pending_tokens_;
   std::vector<TokenLogprob> pending_logprobs_;
   int completion_tokens_ = 0;
+  int cached_tokens_ = 0;
   bool stop_matched_ = false;
   bool stopped_by_token_ = false;
 };

@@ -26,9 +26,9 @@ absl::Status AddText(const ModelInfo& model, const Json& text, absl::string_view
                      bool add_bos, ClientRequest* request) {
   if (text.get_ref<const std::string&>().empty() && !add_bos)
     return BadParam(param, "must not be empty");
-  auto ids = EncodePrompt(model, text.get_ref<const std::string&>(), add_bos);
-  if (!ids.ok()) return BadParam(param, ids.status().message());
-  request->prompts.push_back(*std::move(ids));
+  BALEEN_ASSIGN_OR_RETURN(
+      TokenIds prompt, PromptFromText(model, text.get_ref<const std::string&>(), param, add_bos));
+  request->prompts.push_back(std::move(prompt));
   if (request->echo) request->prompt_texts.push_back(text.get<std::string>());
   return absl::OkStatus();
 }
@@ -44,6 +44,24 @@ absl::Status AddIds(const ModelInfo& model, const Json& ids, absl::string_view p
   return absl::OkStatus();
 }
 
+// Whether prompt and answer can fit: the answer only has to fit where it is generated.
+absl::Status CheckRoom(const ClusterView& view, int64_t context, int64_t tokens,
+                       absl::string_view param) {
+  const auto refuse = [&](absl::string_view limit, int64_t room, absl::string_view of_what) {
+    return BadParam(
+        param, absl::StrCat("has ", tokens, " tokens, but ", limit, room, " tokens, ", of_what),
+        kTooLong);
+  };
+  constexpr char kBoth[] = "prompt and answer together";
+  const int64_t decode = view.DecodeRoom();
+  if (tokens >= decode && decode < context)
+    return refuse("the decode workers' page pools hold ", decode, kBoth);
+  if (tokens >= context) return refuse("the context is ", context, kBoth);
+  if (tokens > view.PrefillRoom())
+    return refuse("the prefill workers' page pools hold ", view.PrefillRoom(), "prompt only");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenIds> EncodePrompt(const ModelInfo& model, absl::string_view text,
@@ -55,6 +73,19 @@ absl::StatusOr<TokenIds> EncodePrompt(const ModelInfo& model, absl::string_view 
     prompt->push_back(model.bos);
   prompt->insert(prompt->end(), ids.begin(), ids.end());
   return TokenIds(std::move(prompt));
+}
+
+absl::StatusOr<TokenIds> PromptFromText(const ModelInfo& model, absl::string_view text,
+                                        absl::string_view param, bool add_bos) {
+  const size_t least_tokens = text.size() / model.tokenizer->max_token_bytes();
+  if (least_tokens >= static_cast<size_t>(model.max_context))
+    return BadParam(param,
+                    absl::StrCat("has at least ", least_tokens, " tokens, but the context is ",
+                                 model.max_context, " tokens, prompt and answer together"),
+                    kTooLong);
+  auto ids = EncodePrompt(model, text, add_bos);
+  if (!ids.ok()) return BadParam(param, ids.status().message());
+  return ids;
 }
 
 absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, const Json& ids,
@@ -78,6 +109,7 @@ absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, std::vector<uint3
 
 absl::Status ReadPrompts(const ModelInfo& model, const Json& value, absl::string_view param,
                          bool add_bos, ClientRequest* request) {
+  request->prompt_field = std::string(param);
   const auto is_string = [](const Json& j) { return j.is_string(); };
   const auto is_number = [](const Json& j) { return j.is_number(); };
   const auto is_ids = [](const Json& j) {
@@ -113,17 +145,11 @@ absl::StatusOr<std::vector<DispatchRequest>> ToDispatchRequests(const ModelInfo&
                                                                 const ClientRequest& request,
                                                                 TimePoint received) {
   const int64_t context = view.MaxContext(model.max_context);
-  const int64_t room = std::min(context, view.MaxPoolTokens());
+  const int64_t room = std::min(context, view.DecodeRoom());
   std::vector<DispatchRequest> dispatches;
   for (const TokenIds& prompt : request.prompts) {
     const int64_t tokens = static_cast<int64_t>(prompt->size());
-    if (tokens >= room)
-      return BadParam(
-          "prompt",
-          absl::StrCat("has ", tokens, " tokens, but ",
-                       room < context ? "the workers' page pools hold " : "the context is ", room,
-                       " tokens, prompt and answer together"),
-          kTooLong);
+    BALEEN_RETURN_IF_ERROR(CheckRoom(view, context, tokens, request.prompt_field));
     DispatchRequest dispatch;
     dispatch.max_new_tokens = static_cast<int>(room - tokens);
     if (request.max_new_tokens > 0)

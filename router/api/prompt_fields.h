@@ -12,10 +12,15 @@
 
 namespace baleen::router {
 
-// A raw prompt's ids: begin of sentence is put in front unless it is already there or
+// A text's ids: begin of sentence is put in front unless it is already there or
 // `add_bos` is false. InvalidArgument for text that is not UTF-8.
 absl::StatusOr<TokenIds> EncodePrompt(const ModelInfo& model, absl::string_view text,
                                       bool add_bos = true);
+
+// The same of a prompt to answer. InvalidArgument names `param`; a text that is too long for the
+// model's context whatever its tokens are (context_length_exceeded) is refused before any work.
+absl::StatusOr<TokenIds> PromptFromText(const ModelInfo& model, absl::string_view text,
+                                        absl::string_view param, bool add_bos = true);
 
 // Ids a client sent, as they are. InvalidArgument names `param` and the first one out of range.
 absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, const Json& ids,
@@ -24,7 +29,7 @@ absl::StatusOr<TokenIds> PromptFromIds(const ModelInfo& model, std::vector<uint3
                                        absl::string_view param);
 
 // A string, a list of strings, a list of ids or a list of lists of ids, into `request->prompts`
-// (and `prompt_texts` with `echo`).
+// and `prompt_field` (and `prompt_texts` with `echo`).
 absl::Status ReadPrompts(const ModelInfo& model, const Json& value, absl::string_view param,
                          bool add_bos, ClientRequest* request);
 
@@ -32,8 +37,9 @@ absl::Status ReadPrompts(const ModelInfo& model, const Json& value, absl::string
 absl::Status CheckModel(const ModelInfo& model, const std::optional<std::string>& name);
 
 // One dispatch a prompt, each with its max_new_tokens settled: what the client wants, at most what
-// still fits. InvalidArgument (context_length_exceeded) when a prompt leaves no room for one token
-// in the cluster's context or in any page pool.
+// still fits. InvalidArgument (context_length_exceeded) names `prompt_field` when a prompt leaves
+// no room for one token in the cluster's context or in any decode group's page pool, or fits no
+// prefill group's.
 absl::StatusOr<std::vector<DispatchRequest>> ToDispatchRequests(const ModelInfo& model,
                                                                 const ClusterView& view,
                                                                 const ClientRequest& request,

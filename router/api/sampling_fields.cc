@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "proto/sampling.pb.h"
 #include "router/api/api_error.h"
+#include "router/chat/stop_strings.h"
 
 namespace baleen::router {
 namespace {
@@ -117,11 +118,16 @@ absl::Status CheckSampling(const v1::SamplingParams& s, int vocab_size) {
 absl::Status CheckStop(const std::vector<std::string>& stop) {
   if (stop.size() > kMaxStopStrings)
     return BadParam("stop", absl::StrCat("has more than ", kMaxStopStrings, " strings"));
+  size_t total = 0;
   for (const std::string& s : stop) {
+    total += s.size();
     if (s.empty()) return BadParam("stop", "must not contain the empty string");
     if (s.size() > kMaxStopStringBytes)
       return BadParam("stop", absl::StrCat("a string is over ", kMaxStopStringBytes, " bytes"));
   }
+  if (total > chat::StopStrings::kMaxTotalBytes)
+    return BadParam("stop",
+                    absl::StrCat("over ", chat::StopStrings::kMaxTotalBytes, " bytes in total"));
   return absl::OkStatus();
 }
 

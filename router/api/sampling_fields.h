@@ -18,7 +18,8 @@ void ReadStreamOptions(FieldReader& fields, ClientRequest* request);
 // in the checkpoint's defaults and a seed. InvalidArgument names the field.
 absl::Status CompleteSampling(const ModelInfo& model, ClientRequest* request);
 
-// At most so many; a longer list is refused.
+// At most so many; a longer list is refused. Stop strings also have a bound for all together
+// (chat/stop_strings.h).
 inline constexpr size_t kMaxStopStrings = 64;
 inline constexpr size_t kMaxStopStringBytes = 1024;
 inline constexpr int kMaxStopTokenIds = 256;

@@ -48,12 +48,11 @@ struct ChatMessage {
 // One conversation to be answered.
 struct ChatPrompt {
   std::vector<ChatMessage> messages;
-  std::vector<Tool> tools;                  // of the request; empty with tool_choice "none"
-  std::string response_format;              // of the request: JSON; empty if none
-  bool thinking = false;                    // the answer begins with reasoning
-  bool drop_thinking = true;                // forget the reasoning before the last user message
-  bool continue_final_message = false;      // the last message is the beginning of the answer
-  std::vector<std::string> ignored_fields;  // accepted from the client but without effect
+  std::vector<Tool> tools;              // of the request; empty with tool_choice "none"
+  std::string response_format;          // of the request: JSON; empty if none
+  bool thinking = false;                // the answer begins with reasoning
+  bool drop_thinking = true;            // forget the reasoning before the last user message
+  bool continue_final_message = false;  // the last message is the beginning of the answer
 
   // Whether the model was told of tools, so that its output has to be searched for calls.
   bool expects_tool_calls() const {

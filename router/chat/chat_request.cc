@@ -89,9 +89,7 @@ absl::Status ParseToolFields(const ordered_json& body, ChatPrompt* prompt) {
     for (ChatMessage& message : prompt->messages) message.tools.clear();
   }
   const Field parallel(body, "", "parallel_tool_calls");
-  BALEEN_ASSIGN_OR_RETURN(const bool is_parallel, parallel.Bool(true));
-  if (!is_parallel) prompt->ignored_fields.push_back(parallel.path());
-  return absl::OkStatus();
+  return parallel.Bool(true).status();  // without effect
 }
 
 absl::Status ParseMessages(const ordered_json& body, ChatPrompt* prompt) {

@@ -15,7 +15,7 @@ namespace baleen::chat {
 // - content: a string, or a list of {"type": "text"} parts, which are concatenated.
 // - tool_choice: "auto" and "none" (the model is not told of the tools); "required" and a named
 //   function are refused, because nothing forces the model's output.
-// - parallel_tool_calls: accepted without effect, noted in ignored_fields when false.
+// - parallel_tool_calls: a boolean, without effect.
 // - response_format: json_object and json_schema are shown to the model; its output is not forced.
 // - continue_final_message, or `prefix` on the last message: the answer continues that message.
 //

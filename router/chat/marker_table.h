@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "router/chat/chat_message.h"
@@ -15,6 +16,18 @@ struct AddedToken {
   std::string text;
   bool special = false;
 };
+
+// Of a tokenizer::Tokenizer, which this folder does not know.
+template <typename Tokenizer>
+std::vector<AddedToken> AddedTokensOf(const Tokenizer& tokenizer) {
+  std::vector<AddedToken> added;
+  for (int32_t id = 0; id < tokenizer.vocab_limit(); ++id)
+    if (tokenizer.IsAdded(id))
+      added.push_back({.id = id,
+                       .text = std::string(tokenizer.TokenBytes(id)),
+                       .special = tokenizer.IsSpecial(id)});
+  return added;
+}
 
 // kV32 if the tokenizer has the ｜DSML｜ token.
 ChatStyle StyleOf(std::span<const AddedToken> tokens);

@@ -55,7 +55,6 @@ class OutputParser {
   void Scan(OutputEvents* out);
   Progress ScanText(OutputEvents* out);
   Progress ScanCalls(OutputEvents* out);
-  bool TakeRepeatedThinkTag();
   size_t HeldBytes() const;
   void Emit(absl::string_view text, OutputEvents* out);
   void OpenCalls(size_t tag_at, OutputEvents* out);

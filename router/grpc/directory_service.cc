@@ -245,9 +245,9 @@ bool DirectoryServiceImpl::Send(GroupId group, GroupCommand command) {
       break;
   }
   MutexLock lock(mu_);
-  for (RegisterStream* stream : streams_)
-    if (stream->Send(group, message)) return true;
-  return false;
+  bool sent = false;  // to each stream of the group: one of them may be broken
+  for (RegisterStream* stream : streams_) sent |= stream->Send(group, message);
+  return sent;
 }
 
 void DirectoryServiceImpl::CloseAll() {

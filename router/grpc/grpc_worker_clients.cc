@@ -16,6 +16,10 @@ namespace {
 constexpr int kMaxMessageBytes = 256 << 20;
 constexpr int kStreamLookaheadBytes = 16 << 20;
 constexpr size_t kMaxChannels = 1024;
+// A worker process that is stopped, or whose host lost its power, answers no ping: its streams end
+// with Unavailable. The timeout is the default lease, so that a shorter pause fails nobody.
+constexpr int kKeepaliveTimeMs = 3000;
+constexpr int kKeepaliveTimeoutMs = 6000;
 
 v1::Member ToProto(const WorkerMember& member) {
   v1::Member m;
@@ -223,6 +227,9 @@ class GrpcWorkerClientsImpl final : public GrpcWorkerClients {
       grpc::ChannelArguments args;
       args.SetMaxReceiveMessageSize(kMaxMessageBytes);
       args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamLookaheadBytes);
+      args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+      args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+      args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no bound: a long prompt is silent
       args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
       args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
       args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);

@@ -60,14 +60,14 @@ absl::StatusOr<ClientRequest> FromProto(const ModelInfo& model,
   r.output.top_logprobs = r.sampling->top_logprobs();
   r.stream = true;
   BALEEN_RETURN_IF_ERROR(CompleteSampling(model, &r));
-  absl::StatusOr<TokenIds> prompt = BadParam("prompt", "give text or token_ids");
-  if (request.has_text())
-    prompt = EncodePrompt(model, request.text());
-  else if (request.has_token_ids())
-    prompt = PromptFromIds(
-        model,
-        std::vector<uint32_t>(request.token_ids().ids().begin(), request.token_ids().ids().end()),
-        "token_ids");
+  if (!request.has_text() && !request.has_token_ids())
+    return BadParam("prompt", "give text or token_ids");
+  r.prompt_field = request.has_text() ? "text" : "token_ids";
+  const auto& ids = request.token_ids().ids();
+  auto prompt =
+      request.has_text()
+          ? PromptFromText(model, request.text(), r.prompt_field)
+          : PromptFromIds(model, std::vector<uint32_t>(ids.begin(), ids.end()), r.prompt_field);
   if (!prompt.ok()) return prompt.status();
   r.prompts.push_back(*std::move(prompt));
   return r;
@@ -121,7 +121,9 @@ void SetFinish(const OutputEnding& ending, const Usage& usage, v1::GenerateRespo
   SetFinishFields(ending, usage, response->mutable_finish());
 }
 void SetFinish(const OutputEnding& ending, const Usage& usage, v1::ChatResponse* response) {
-  ToProto(ending.last, response->mutable_finish()->mutable_last());
+  v1::ChatDelta* last = response->mutable_finish()->mutable_last();
+  ToProto(ending.last, last);
+  last->mutable_content()->append(ending.parsed.unparsed);  // of a call that was given up
   SetFinishFields(ending, usage, response->mutable_finish()->mutable_finish());
 }
 

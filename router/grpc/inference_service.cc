@@ -1,5 +1,6 @@
 #include "router/grpc/inference_service.h"
 
+#include <atomic>
 #include <deque>
 
 #include "absl/strings/str_format.h"
@@ -211,6 +212,7 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
   InferenceServiceImpl(RouterContext& context, size_t write_buffer_bytes)
       : context_(context), write_buffer_bytes_(write_buffer_bytes) {}
   grpc::Service* service() override { return this; }
+  void StopAccepting() override { accepting_ = false; }
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
@@ -277,6 +279,8 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
     auto call = std::make_shared<StreamCall<Response>>(context_, endpoint, write_buffer_bytes_);
     std::string id = request.request_id();
     if (id.empty()) id = absl::StrFormat("grpc-%016x", RandomId());
+    if (!accepting_)
+      return call->Begin(std::move(id), absl::UnavailableError("the router is shutting down"));
     return call->Begin(std::move(id), FromProto(context_.model, request));
   }
 
@@ -299,6 +303,7 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
 
   RouterContext& context_;
   const size_t write_buffer_bytes_;
+  std::atomic<bool> accepting_{true};
 };
 
 }  // namespace

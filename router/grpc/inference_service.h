@@ -21,6 +21,8 @@ class InferenceService {
                                                   size_t write_buffer_bytes);
   virtual ~InferenceService() = default;
   virtual grpc::Service* service() = 0;
+  // From now on Generate and Chat are refused with Unavailable; running ones go on.
+  virtual void StopAccepting() = 0;
 };
 
 }  // namespace baleen::router

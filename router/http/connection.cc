@@ -128,7 +128,7 @@ asio::awaitable<void> Connection::StopWatching() {
 
 void Connection::Send(std::string data) {
   if (gone_) return;
-  outbox_ += data;
+  // What was there before counts: a single large piece is no sign of a slow reader.
   if (outbox_.size() > limits_.write_buffer_bytes) {
     was_slow_ = true;
     // A reset, so that the kernel does not keep the unsent rest for a client that does not read.
@@ -136,6 +136,7 @@ void Connection::Send(std::string data) {
     socket_.set_option(asio::socket_base::linger(true, 0), ignored);
     return Gone();
   }
+  outbox_ += data;
   if (writing_) return;
   writing_ = true;
   asio::co_spawn(

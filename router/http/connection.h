@@ -54,8 +54,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<void> StopWatching();
   bool gone() const { return gone_; }
 
-  // Streaming: appends to what a writer of its own sends. A client that lets more than
-  // `write_buffer_bytes` pile up is cut off. Only between StartWatching and StopWatching.
+  // Streaming: appends to what a writer of its own sends. A client that has let more than
+  // `write_buffer_bytes` pile up by then is cut off; `data` itself may be larger. Only between
+  // StartWatching and StopWatching.
   void Send(std::string data);
   // Waits until everything is sent, or the client is gone.
   boost::asio::awaitable<void> Flush();

@@ -41,7 +41,7 @@ std::optional<Placement> Place(const ClusterView& view, const PlacementRequest& 
   std::vector<int64_t> costs;
   for (const GroupView& g : view.decode) {
     if (g.state != GroupState::kReady) continue;
-    if (g.identity->pool_tokens > 0 && tokens > g.identity->PoolRoom()) continue;
+    if (!g.identity->Holds(tokens)) continue;
     for (int rank = 0; rank < static_cast<int>(g.identity->members.size()); ++rank) {
       if (g.id == request.excluded_decode && request.excluded_rank.value_or(rank) == rank) continue;
       if (g.loads[static_cast<size_t>(rank)].waiting >= options.max_waiting) continue;
@@ -56,6 +56,7 @@ std::optional<Placement> Place(const ClusterView& view, const PlacementRequest& 
   costs.clear();
   for (const GroupView& g : view.prefill) {
     if (g.state != GroupState::kReady || g.id == request.excluded_prefill) continue;
+    if (!g.identity->Holds(request.prompt_tokens)) continue;
     if (g.loads.front().waiting >= options.max_waiting) continue;
     candidates.push_back({&g, 0});
     costs.push_back(PrefillCost(g));

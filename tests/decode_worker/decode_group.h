@@ -302,7 +302,10 @@ class DecodeGroup {
     part.forward = std::make_unique<FakeForward>(part.shard, part.pool.data(), part.exchange.get());
     part.step = std::make_unique<engine::DecodeStep>(*part.forward, Limits());
     part.loop = std::make_unique<decode_worker::DecodeLoop>(
-        *rank.mesh, *part.table, *part.step, *part.metrics, [&rank] { rank.rank_links->Finish(); });
+        *rank.mesh, *part.table, *part.step, *part.metrics,
+        decode_worker::DecodeLoop::Callbacks{
+            .from_wire = [](std::span<const PageId>) {},  // the pool is at the wire
+            .agreed = [&rank] { rank.rank_links->Finish(); }});
   }
   void RunRank(int r) {
     Part& part = *parts_[size_t(r)];

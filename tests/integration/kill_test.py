@@ -15,6 +15,7 @@ class Load:
 
     def __init__(self, cluster, clients=8):
         self.cluster, self.outcomes, self.over = cluster, [], False
+        self.begun = [0.0] * clients  # when each client's present request began
         self.start = time.monotonic()
         self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(clients)]
         for thread in self.threads:
@@ -22,7 +23,7 @@ class Load:
 
     def run(self, i):
         while not self.over:
-            begun = time.monotonic()
+            begun = self.begun[i] = time.monotonic()
             body = dict(prompt=PROMPT * (1 + 20 * (i % 3)), max_tokens=10 + 40 * (i % 2), temperature=0, ignore_eos=True)
             try:
                 text, error = "".join(self.cluster.stream(body, timeout=30)), None
@@ -103,11 +104,15 @@ class Stop(unittest.TestCase):
     def test_a_pause_longer_than_the_lease_loses_the_group(self):  # T-A16, T-B15
         with Cluster(stages=2, ranks=2, drafts=1, prefill_groups=2, decode_groups=2) as cluster:
             with Load(cluster) as load:
-                for victim, group in (("prefill-0-1", "prefill-0"), ("decode-1-0", "decode-1")):
+                for victim, group in (("prefill-0-1", "prefill-0"), ("decode-1-0", "decode-1"),
+                                      ("decode-0-1", "decode-0")):
                     load.wait_for_answers(8)
+                    stopped = time.monotonic()
                     cluster.signal(victim, signal.SIGSTOP)
                     self.wait(20, lambda: self.state(cluster, group) not in ("ready", "suspect"), f"{group} is trusted")
                     load.wait_for_answers(8)
+                    # What ran there ends, though the stopped process closes nothing.
+                    self.wait(15, lambda: min(load.begun) > stopped, f"a request hangs on {victim}")
                     cluster.signal(victim, signal.SIGCONT)
                     cluster.restart(group)
                     self.wait(20, lambda: self.state(cluster, group) == "ready", f"{group} is not back")

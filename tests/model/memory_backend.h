@@ -13,8 +13,8 @@ namespace baleen::testing {
 class MemoryBackend : public kernels::Backend {
  public:
   explicit MemoryBackend(kernels::WeightStorage storage = kernels::WeightStorage::kDequantized,
-                         size_t limit = size_t{1} << 40)
-      : storage_(storage), limit_(limit) {}
+                         size_t limit = size_t{1} << 40, bool host_memory = true)
+      : storage_(storage), limit_(limit), host_memory_(host_memory) {}
 
   size_t ScratchBytes(const kernels::StepLimits&) const override { return 0; }
   void UseScratch(const kernels::StepLimits&, void*, size_t) override {}
@@ -29,6 +29,7 @@ class MemoryBackend : public kernels::Backend {
   }
   void Synchronize() override {}
   kernels::WeightStorage weight_storage() const override { return storage_; }
+  bool host_memory() const override { return host_memory_; }
   const char* name() const override { return "memory"; }
 
   void Embed(const kernels::EmbedParams&) override { None(); }
@@ -57,6 +58,7 @@ class MemoryBackend : public kernels::Backend {
 
   const kernels::WeightStorage storage_;
   const size_t limit_;
+  const bool host_memory_;
 };
 
 }  // namespace baleen::testing

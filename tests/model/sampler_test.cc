@@ -216,6 +216,14 @@ TEST(Sampler, BrokenLogitsAreAnErrorNeverAToken) {
               StatusIs(absl::StatusCode::kInternal, HasSubstr("no token is left")));
 }
 
+TEST(Sampler, APenaltyThatOverflowsIsAnErrorNeverAToken) {
+  const model::SamplingParams params{.temperature = 1, .repetition_penalty = 0.01f};
+  TokenHistory history(params, std::vector<int32_t>{1});
+  const std::vector<float> logits = {1, 3e38f, 2};
+  EXPECT_THAT(MakeSampler(3).Sample(logits, params, history, 0),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("logit of token 1 infinite")));
+}
+
 TEST(Sampler, LogprobsAreOfTheRawLogits) {
   Sampler sampler = MakeSampler(4, {3});
   const std::vector<float> logits = {1, 2, 2, 50, 99};

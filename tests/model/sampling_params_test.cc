@@ -45,6 +45,8 @@ TEST(ValidateSampling, NamesTheField) {
       {"frequency_penalty", {.frequency_penalty = NAN}},
       {"repetition_penalty", {.repetition_penalty = 0}},
       {"repetition_penalty", {.repetition_penalty = NAN}},
+      {"repetition_penalty", {.repetition_penalty = 1e-38f}},
+      {"repetition_penalty", {.repetition_penalty = 11}},
       {"logit_bias", {.logit_bias = {{100, 0}}}},
       {"logit_bias", {.logit_bias = {{5, NAN}}}},
       {"logit_bias", {.logit_bias = {{5, 101}}}},

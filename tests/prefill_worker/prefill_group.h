@@ -80,7 +80,11 @@ class PrefillStage {
     stage_ = std::make_unique<prefill_worker::Stage>(
         step_, *sender_, *ledger_,
         prefill_worker::Stage::Options{
-            .index = index, .size = size, .vocab_size = FakeForward::kVocab, .report = report},
+            .index = index,
+            .size = size,
+            .vocab_size = FakeForward::kVocab,
+            .to_wire = [](std::span<const PageId>) {},  // the pool is at the wire
+            .report = report},
         metrics_);
     loop_ = std::make_unique<prefill_worker::StageLoop>(
         prefill_worker::StageLoop::Parts{.backend = *backend_,

@@ -19,12 +19,14 @@ class RecordingSink final : public GenerationSink {
  public:
   void OnTokens(TokenStep step) override {
     tokens.insert(tokens.end(), step.tokens.begin(), step.tokens.end());
+    cached_tokens = step.cached_tokens;
   }
   void OnFinished(const FinishInfo&) override { ++finished; }
   void OnError(absl::Status status) override { errors.push_back(std::move(status)); }
   bool quiet() const { return tokens.empty() && finished == 0 && errors.empty(); }
 
   std::vector<uint32_t> tokens;
+  int cached_tokens = 0;
   int finished = 0;
   std::vector<absl::Status> errors;
 };

@@ -35,6 +35,17 @@ TEST_F(FlightTest, StartsBothLegsOfOneAttemptAndStreamsTokens) {
   ExpectQuiet();
 }
 
+TEST_F(FlightTest, WhatPrefillHadCachedComesWithTheTokens) {
+  AddPair(0);
+  ASSERT_THAT(Submit(), IsOk());
+  P().prefill->OnPrefillStarted(AttemptId{1}, 7);  // of another attempt
+  EmitToken(D(), 5);
+  EXPECT_EQ(sink_->cached_tokens, 0);
+  P().prefill->OnPrefillStarted(P().id(), 64);
+  EmitToken(D(), 6);
+  EXPECT_EQ(sink_->cached_tokens, 64);
+}
+
 TEST_F(FlightTest, PrefillsTokensAreUncountedAtTheHandOver) {
   AddPair(0);
   ASSERT_THAT(Submit(100), IsOk());

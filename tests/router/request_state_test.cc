@@ -31,16 +31,6 @@ TEST(RequestState, OnlyPlacedMakesAnAttempt) {
     }
 }
 
-TEST(RequestState, LosingAnAttemptWithoutAFinishAbortsBothLegs) {
-  for (RequestState s : kStates)
-    for (RequestEvent e : kEvents) {
-      const auto next = Next(s, e);
-      const bool loses = next && HasAttempt(s) && !HasAttempt(*next);
-      EXPECT_EQ(AbortsAttempt(s, e), loses && e != RequestEvent::kFinished)
-          << int(s) << " + " << int(e);
-    }
-}
-
 TEST(RequestState, NothingIsRetriedOnceATokenWasSent) {
   EXPECT_EQ(Next(kDispatched, RequestEvent::kRetryableError), kRetrying);
   EXPECT_EQ(Next(kStreaming, RequestEvent::kRetryableError), std::nullopt);

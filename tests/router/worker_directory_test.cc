@@ -108,6 +108,43 @@ TEST_F(WorkerDirectoryTest, ABrokenStreamRemovesAtOnceButFailsNothing) {
   directory_.Disconnect(id, "stream broke");
   EXPECT_TRUE(directory_.View()->prefill.empty());
   EXPECT_TRUE(listener_.dead.empty());
+  EXPECT_THAT(directory_.Update(id, MakeReport(GroupState::kReady)),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("current")));
+}
+
+TEST_F(WorkerDirectoryTest, AGroupThatStaysGoneIsDeadAfterTheLease) {
+  const GroupId id = AddReady(directory_, WorkerRole::kDecode, "d0", 1, /*members=*/2);
+  clock_.Advance(milliseconds(500));
+  directory_.Disconnect(id, "stream broke");
+  clock_.Advance(milliseconds(5999));
+  directory_.Tick();
+  EXPECT_TRUE(listener_.dead.empty());
+  EXPECT_TRUE(directory_.View()->decode.empty());
+  clock_.Advance(milliseconds(1));
+  directory_.Tick();
+  EXPECT_EQ(listener_.dead, std::vector<GroupId>{id});
+  directory_.Tick();
+  EXPECT_EQ(listener_.dead.size(), 1u);
+}
+
+TEST_F(WorkerDirectoryTest, AGroupThatDialsAgainInTimeKeepsItsIdAndItsWork) {
+  const GroupId id = AddReady(directory_, WorkerRole::kDecode, "d0", 1);
+  directory_.Assign(id, 0, 100);
+  directory_.Disconnect(id, "stream broke");
+  clock_.Advance(std::chrono::seconds(5));
+  EXPECT_EQ(AddReady(directory_, WorkerRole::kDecode, "d0", 1), id);
+  clock_.Advance(std::chrono::seconds(5));
+  directory_.Tick();
+  EXPECT_TRUE(listener_.dead.empty());
+  ASSERT_EQ(directory_.View()->decode.size(), 1u);
+  EXPECT_EQ(directory_.View()->decode[0].assigned[0].tokens, 100);
+}
+
+TEST_F(WorkerDirectoryTest, ANewIncarnationOfAGoneGroupIsItsDeath) {
+  const GroupId id = AddReady(directory_, WorkerRole::kDecode, "d0", 1);
+  directory_.Disconnect(id, "stream broke");
+  AddReady(directory_, WorkerRole::kDecode, "d0", 2);
+  EXPECT_EQ(listener_.dead, std::vector<GroupId>{id});
 }
 
 TEST_F(WorkerDirectoryTest, ANewIncarnationReplacesTheOld) {
@@ -121,10 +158,16 @@ TEST_F(WorkerDirectoryTest, ANewIncarnationReplacesTheOld) {
 }
 
 TEST_F(WorkerDirectoryTest, TheSameIncarnationDialingAgainIsNotADeath) {
-  AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
-  AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
+  const GroupId id = AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
+  EXPECT_EQ(AddReady(directory_, WorkerRole::kPrefill, "p0", 1), id);
+  EXPECT_EQ(directory_.View()->prefill.size(), 1u);
+  directory_.Disconnect(id, "the former stream broke late");  // must not touch the new one
   EXPECT_EQ(directory_.View()->prefill.size(), 1u);
   EXPECT_TRUE(listener_.dead.empty());
+  directory_.Disconnect(id, "and the new one");
+  EXPECT_TRUE(directory_.View()->prefill.empty());
+  EXPECT_THAT(directory_.Register(MakeIdentity(WorkerRole::kPrefill, "p0", 1, /*members=*/2)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("members")));
 }
 
 TEST_F(WorkerDirectoryTest, AWholeNewClusterMayDifferFromTheOldOne) {
@@ -153,7 +196,7 @@ TEST_F(WorkerDirectoryTest, TheClustersLimitsAreTheSmallestContextAndTheLargestP
   identity.pool_tokens = 1000;
   ASSERT_THAT(directory_.Register(identity), IsOk());
   EXPECT_EQ(directory_.View()->MaxContext(20000), 4096);
-  EXPECT_EQ(directory_.View()->MaxPoolTokens(), 1000);
+  EXPECT_EQ(directory_.View()->DecodeRoom(), 1000);
 }
 
 }  // namespace

@@ -88,6 +88,46 @@ TEST(Generate, TextIdsAndChatGiveTheGoldenStory) {
   }
 }
 
+// The checkpoint with one file replaced.
+std::string Variant(const TempFolder& folder, const std::string& file, const std::string& text) {
+  for (const auto& entry : fs::directory_iterator(kTiny))
+    if (entry.path().filename() != file && !entry.is_directory())
+      fs::create_symlink(entry.path(), folder.path() / entry.path().filename());
+  folder.Write(file, text);
+  return folder.path();
+}
+
+TEST(Generate, EndsAtWhatOnlyTheGenerationConfigNames) {
+  const TempFolder folder;
+  const int end = Story()["greedy_ids"][3];
+  const std::string model =
+      Variant(folder, "generation_config.json", json({{"eos_token_id", {1, end}}}).dump());
+  const std::vector<std::string> args = {"--model", model, "--prompt", Story()["text"]};
+  const json result = RunJson(args);
+  EXPECT_EQ(result["ids"].size(), 4u);
+  EXPECT_EQ(result["finish_reason"], "stop");
+  std::vector<std::string> ignoring = args;
+  ignoring.insert(ignoring.end(), {"--ignore-eos", "--max-tokens", "9"});
+  EXPECT_EQ(RunJson(ignoring)["ids"].size(), 9u);
+}
+
+TEST(Generate, TheTokenizerDecidesHowAChatIsWritten) {
+  const TempFolder folder;
+  std::ifstream in(kTiny + "/tokenizer.json");
+  json tokenizer = json::parse(in);
+  for (json& token : tokenizer["added_tokens"])
+    if (token["content"] == "｜DSML｜") token["content"] = "｜other｜";
+  const std::string model = Variant(folder, "tokenizer.json", tokenizer.dump());
+  const std::string chat = folder.Write(
+      "chat.json", R"({"messages": [{"role": "user", "content": "Hi"}], "tools": [{"type":
+      "function", "function": {"name": "f", "parameters": {}}}]})");
+  const std::vector<std::string> more = {"--chat", chat, "--max-tokens", "1"};
+  std::vector<std::string> v31 = {"--model", model}, v32 = {"--model", kTiny};
+  v31.insert(v31.end(), more.begin(), more.end());
+  v32.insert(v32.end(), more.begin(), more.end());
+  EXPECT_LT(RunJson(v31)["prompt_tokens"], RunJson(v32)["prompt_tokens"]);
+}
+
 // All 18 are in recall_test, which is slow.
 TEST(Generate, RecallsANumberFromTheNotes) {
   const TempFolder folder;

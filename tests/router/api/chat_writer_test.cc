@@ -45,6 +45,18 @@ TEST_F(ChatWriterTest, AnAnswerWithoutTextStillHasARole) {
   EXPECT_EQ(Choice(0)["finish_reason"], "stop");
 }
 
+TEST_F(ChatWriterTest, TheTextOfAGivenUpCallIsContent) {
+  OutputEnding ending{.finish_reason = "length"};
+  ending.last = Delta({{.kind = Kind::kContent, .text = "so "}});
+  ending.parsed.incomplete_call = true;
+  ending.parsed.unparsed = "<call";
+  Writer()->OnEnding(0, ending, {}, &events_);
+  EXPECT_TRUE(events_.empty());
+  request_.stream = true;
+  Writer()->OnEnding(0, ending, {}, &events_);
+  EXPECT_EQ(Choice(0)["delta"]["content"], "so <call");
+}
+
 TEST_F(ChatWriterTest, OneStepIsOneEventWhateverItHolds) {
   request_.stream = true;
   const auto writer = Writer();

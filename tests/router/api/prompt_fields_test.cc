@@ -56,12 +56,18 @@ TEST(PromptFields, TheModelsNameIsChecked) {
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("gpt")));
 }
 
-ClusterView ViewWithPool(int64_t pool_tokens) {
+GroupView GroupWithPool(WorkerRole role, int64_t pool_tokens) {
   auto identity = std::make_shared<GroupIdentity>();
+  identity->role = role;
   identity->max_context = 1000;
   identity->pool_tokens = pool_tokens;
+  return {.identity = identity};
+}
+
+ClusterView ViewWithPool(int64_t decode_tokens, int64_t prefill_tokens = 4096) {
   ClusterView view;
-  view.decode.push_back({.identity = identity});
+  view.decode.push_back(GroupWithPool(WorkerRole::kDecode, decode_tokens));
+  view.prefill.push_back(GroupWithPool(WorkerRole::kPrefill, prefill_tokens));
   return view;
 }
 
@@ -79,6 +85,8 @@ TEST(PromptFields, TheBudgetIsWhatStillFits) {
   request.max_new_tokens = 50;
   EXPECT_EQ(one(ViewWithPool(4096)), 10);
   EXPECT_EQ(one(ViewWithPool(992)), 2);
+  EXPECT_EQ(one(ViewWithPool(4096, 990)), 10);  // prefill holds the prompt alone
+  EXPECT_EQ(one(ViewWithPool(4096, 989)), -1);
 }
 
 TEST(PromptFields, APromptThatCanNeverFitIsRefused) {
@@ -87,7 +95,27 @@ TEST(PromptFields, APromptThatCanNeverFitIsRefused) {
   EXPECT_THAT(ToDispatchRequests(TinyModel(), ViewWithPool(4096), request, {}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the context is 1000")));
   EXPECT_THAT(ToDispatchRequests(TinyModel(), ViewWithPool(640), request, {}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page pools hold 640")));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("decode workers' page pools hold 640")));
+  request.prompt_field = "input_ids";
+  request.prompts[0] = std::make_shared<std::vector<uint32_t>>(700, 5u);
+  const auto refused = ToDispatchRequests(TinyModel(), ViewWithPool(4096, 640), request, {});
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("prefill workers' page pools hold 640")));
+  EXPECT_EQ(ParamOf(refused.status()), "input_ids");
+}
+
+TEST(PromptFields, ATextThatCanNeverFitIsRefusedUnread) {
+  const size_t bytes =
+      TinyModel().tokenizer->max_token_bytes() * static_cast<size_t>(TinyModel().max_context);
+  std::string text(bytes, '\xff');  // would be refused as no UTF-8 if it were read
+  ClientRequest request;
+  const absl::Status status = ReadPrompts(TinyModel(), text, "text", true, &request);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at least 16384")));
+  EXPECT_EQ(ParamOf(status), "text");
+  text.pop_back();
+  EXPECT_THAT(ReadPrompts(TinyModel(), text, "text", true, &request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("UTF-8")));
 }
 
 }  // namespace

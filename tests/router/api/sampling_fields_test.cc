@@ -98,6 +98,7 @@ TEST(SamplingFields, BadValuesAreRefusedByName) {
       {R"({"stop":""})", "stop"},
       {huge, "stop"},
       {R"({"stop":")" + std::string(2000, 'x') + R"("})", "stop"},
+      {Json({{"stop", std::vector<std::string>(17, std::string(1000, 'x'))}}).dump(), "stop"},
       {R"({"stop_token_ids":[4096]})", "stop_token_ids"},
       {R"({"stop_token_ids":[-1]})", "stop_token_ids"},
       {R"({"stop_token_ids":3})", "stop_token_ids"},

@@ -56,8 +56,8 @@ TEST(ChatRequest, ReadsToolsAsSentAndToolChoice) {
                   ->expects_tool_calls());
   EXPECT_FALSE(ParseList(kUserMessage, absl::StrCat(tools, R"(, "tool_choice": "none")"))
                    ->expects_tool_calls());
-  EXPECT_THAT(ParseList(kUserMessage, R"("parallel_tool_calls": false)")->ignored_fields,
-              ElementsAre("parallel_tool_calls"));
+  EXPECT_TRUE(ParseList(kUserMessage, R"("parallel_tool_calls": false)").ok());
+  EXPECT_FALSE(ParseList(kUserMessage, R"("parallel_tool_calls": 5)").ok());
 }
 
 struct BadCase {

@@ -42,6 +42,18 @@ TEST(InferenceProto, BadRequestsNameTheField) {
   EXPECT_EQ(FromProto(TinyModel(), proto).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST(InferenceProto, AnOverlongPromptNamesWhereItWas) {
+  const std::string text(size_t{32} << 20, 'x');
+  v1::GenerateRequest generate;
+  generate.set_text(text);
+  EXPECT_EQ(ParamOf(FromProto(TinyModel(), generate).status()), "text");
+  v1::ChatRequest chat;
+  chat.set_body_json(json{{"messages", {{{"role", "user"}, {"content", text}}}}}.dump());
+  EXPECT_EQ(ParamOf(FromProto(TinyModel(), chat).status()), "messages");
+  generate.mutable_token_ids()->add_ids(5);
+  EXPECT_EQ(FromProto(TinyModel(), generate)->prompt_field, "token_ids");
+}
+
 TEST(InferenceProto, PiecesOfACallAreOneEntry) {
   using Kind = chat::OutputEvent::Kind;
   OutputDelta delta;
@@ -57,6 +69,15 @@ TEST(InferenceProto, PiecesOfACallAreOneEntry) {
   EXPECT_EQ(proto.tool_calls(0).arguments(), "{}");
   EXPECT_TRUE(proto.tool_calls(0).complete());
   EXPECT_EQ(proto.tool_calls(1).name(), "g");
+}
+
+TEST(InferenceProto, TheTextOfAGivenUpCallIsContent) {
+  OutputEnding ending{.finish_reason = "length"};
+  ending.last.events = {{.kind = chat::OutputEvent::Kind::kContent, .text = "so "}};
+  ending.parsed.unparsed = "<call";
+  v1::ChatResponse response;
+  SetFinish(ending, {}, &response);
+  EXPECT_EQ(response.finish().last().content(), "so <call");
 }
 
 class InferenceServiceTest : public RouterFixture {
@@ -143,6 +164,8 @@ TEST_F(InferenceServiceTest, ErrorsAreStatuses) {
   const grpc::Status status = Generate(Text("x"));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
   EXPECT_THAT(status.error_message(), HasSubstr("decode worker decode-0: bug"));
+  EXPECT_EQ(Generate(Text(std::string(33 << 20, 'x'))).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);  // over max_body_bytes
   EXPECT_TRUE(Quiet());
 }
 
@@ -179,6 +202,32 @@ TEST_F(InferenceServiceTest, AbortEndsARequestByItsId) {
   while (stream->Read(&response)) {
   }
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(InferenceServiceTest, DrainingFinishesRunningStreamsAndRefusesNewOnes) {
+  DecodeScript script = Says("Hello");
+  script.wait_for_release = true;
+  worker_->SetDecode(script);
+  Connect();
+  grpc::ClientContext context;
+  const auto running = stub_->Generate(&context, Text("x"));
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return worker_->running() > 0; }));
+  std::thread drain([&] { server_->Drain(); });
+  EXPECT_TRUE(FakeWorker::Eventually([&] {
+    grpc::ClientContext late;
+    late.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+    v1::ChatRequest chat;
+    chat.set_body_json(Chat("Hi").dump());
+    return stub_->Chat(&late, chat)->Finish().error_code() == grpc::StatusCode::UNAVAILABLE;
+  }));
+  worker_->Release();
+  v1::GenerateResponse response;
+  std::string text;
+  while (running->Read(&response)) text += response.delta().text();
+  EXPECT_TRUE(running->Finish().ok());
+  EXPECT_EQ(text, "Hello");
+  drain.join();
   EXPECT_TRUE(Quiet());
 }
 

@@ -155,6 +155,27 @@ TEST_F(ConnectionTest, AReaderThatLetsTooMuchPileUpIsReset) {
   EXPECT_TRUE(slow);
 }
 
+TEST_F(ConnectionTest, APieceOverTheLimitReachesAReaderThatReads) {
+  limits_.write_buffer_bytes = 1000;
+  bool slow = true;
+  Serve([&](std::shared_ptr<Connection> c) -> asio::awaitable<void> {
+    c->StartWatching([] {});
+    c->Send("begin");
+    co_await c->Flush();
+    for (int i = 0; i < 3; ++i) {
+      c->Send(std::string(100'000, 'x'));
+      co_await c->Flush();
+    }
+    c->Send("end");
+    co_await c->Flush();
+    slow = c->was_slow();
+    co_await c->StopWatching();
+  });
+  EXPECT_EQ(client_->ReadUntil("end").size(), 300'008u);
+  EXPECT_TRUE(Ended());
+  EXPECT_FALSE(slow);
+}
+
 TEST_F(ConnectionTest, AWriteWithoutProgressTimesOut) {
   limits_.write_timeout = milliseconds(50);
   limits_.send_buffer_bytes = 4096;

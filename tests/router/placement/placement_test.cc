@@ -87,13 +87,44 @@ TEST_F(PlacementTest, APoolTooSmallIsNoCandidate) {
   EXPECT_FALSE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 537}));
 }
 
+TEST_F(PlacementTest, PrefillPoolsNeedHoldOnlyThePrompt) {
+  AddReady(directory_, WorkerRole::kDecode, "d0", 1);  // 65536 tokens
+  GroupIdentity identity = MakeIdentity(WorkerRole::kPrefill, "small", 2);
+  identity.pool_tokens = 4096;
+  const auto small = directory_.Register(identity);
+  BALEEN_EXPECT_OK(directory_.Update(*small, MakeReport(GroupState::kReady)));
+  EXPECT_EQ(directory_.View()->PrefillRoom(), 4096);
+  EXPECT_TRUE(PlaceOne({.prompt_tokens = 4096, .max_new_tokens = 8000}));
+  EXPECT_FALSE(PlaceOne({.prompt_tokens = 4097, .max_new_tokens = 1}));
+  const GroupId large = AddReady(directory_, WorkerRole::kPrefill, "large", 3);
+  directory_.Assign(large, 0, 100000);
+  EXPECT_EQ(directory_.View()->PrefillRoom(), 65536);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(PlaceOne({.prompt_tokens = 4097, .max_new_tokens = 1})->prefill, large);
+    EXPECT_EQ(PlaceOne({.prompt_tokens = 4096, .max_new_tokens = 1})->prefill, *small);
+  }
+}
+
+TEST_F(PlacementTest, PrefillKeepsRoomForTheDraftsAfterThePrompt) {
+  AddReady(directory_, WorkerRole::kDecode, "d0", 1);
+  GroupIdentity identity = MakeIdentity(WorkerRole::kPrefill, "p0", 2);
+  identity.pool_tokens = 4096;
+  identity.drafts = 3;
+  BALEEN_EXPECT_OK(directory_.Register(identity));
+  EXPECT_EQ(directory_.View()->PrefillRoom(), 4094);
+  identity.incarnation = 3;
+  identity.max_context = 4096;  // nothing is drafted beyond the context
+  BALEEN_EXPECT_OK(directory_.Register(identity));
+  EXPECT_EQ(directory_.View()->PrefillRoom(), 4096);
+}
+
 TEST_F(PlacementTest, DraftSlotsTakeRoomToo) {
   AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
   GroupIdentity identity = MakeIdentity(WorkerRole::kDecode, "d0", 2);
   identity.drafts = 3;
   const auto id = directory_.Register(identity);
   BALEEN_EXPECT_OK(directory_.Update(*id, MakeReport(GroupState::kReady)));
-  EXPECT_EQ(directory_.View()->MaxPoolTokens(), 65533);
+  EXPECT_EQ(directory_.View()->DecodeRoom(), 65533);
   EXPECT_TRUE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 533}));
   EXPECT_FALSE(PlaceOne({.prompt_tokens = 65000, .max_new_tokens = 534}));
 }

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "common/ids.h"
+#include "kernels/backend.h"
+
+namespace baleen::worker {
+
+// The page pool as the transport sees it. On a CPU that is the pool itself, and nothing is copied.
+// A GPU's pool has a mirror in host memory with the same layout, page for page: prefill copies a
+// page out before it is sent, decode copies a page in before the first step that reads it. Mirror
+// pages that are never used cost no memory.
+//
+// Borrows backend and pool. Threads: ToWire and FromWire on the step thread; the transport's thread
+// reads and writes base() under the rules that hold for the pool's pages.
+class WirePool {
+ public:
+  // ResourceExhausted names the bytes of host memory that are missing.
+  static absl::StatusOr<std::unique_ptr<WirePool>> Create(kernels::Backend& backend,
+                                                          std::byte* pool, size_t page_bytes,
+                                                          int pages);
+
+  std::byte* base() const { return base_; }  // [pages][page_bytes]
+
+  // The pages are complete; returns when they may be sent.
+  void ToWire(std::span<const PageId> pages);
+  // The pages have arrived; the next operations of the backend see them.
+  void FromWire(std::span<const PageId> pages);
+
+ private:
+  struct Unmap {
+    size_t bytes;
+    void operator()(std::byte* p) const;
+  };
+  WirePool(kernels::Backend& backend, std::byte* pool, size_t page_bytes)
+      : backend_(backend), pool_(pool), page_bytes_(page_bytes), base_(pool) {}
+
+  kernels::Backend& backend_;
+  std::byte* const pool_;
+  const size_t page_bytes_;
+  std::unique_ptr<std::byte, Unmap> mirror_;  // nullptr: the pool is host memory
+  std::byte* base_;
+};
+
+}  // namespace baleen::worker
