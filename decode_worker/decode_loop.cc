@@ -88,7 +88,9 @@ absl::Status DecodeLoop::Step() {
   const TimePoint start = SteadyClock().Now();
   batch_.clear();
   for (const auto& r : running_) batch_.push_back(&r->sequence);
+  step_start_.store(start.time_since_epoch().count(), std::memory_order_relaxed);
   std::vector<engine::StepOutput> outputs = step_.Run(batch_);
+  step_start_.store(0, std::memory_order_relaxed);
   // A rank that vanished in the middle leaves numbers that mean nothing.
   BALEEN_RETURN_IF_ERROR(mesh_.status());
   metrics_.step_seconds.Observe(SecondsSince(start));

@@ -3,10 +3,12 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/clock.h"
 #include "decode_worker/decode_metrics.h"
 #include "decode_worker/rank_mesh.h"
 #include "decode_worker/request_table.h"
@@ -21,7 +23,7 @@ namespace baleen::decode_worker {
 // because its experts are needed. When no rank has work all of them sleep; the first one to get
 // work wakes the others with its proposal for the next step.
 //
-// Threads: Run on the step thread; Stop, RequestExit, accept_length from any.
+// Threads: Run on the step thread; Stop, RequestExit, accept_length, step_start from any.
 class DecodeLoop {
  public:
   // Both are called on the step thread.
@@ -51,6 +53,11 @@ class DecodeLoop {
 
   // Tokens a verify step, lately; 0 before the first.
   double accept_length() const { return accept_length_.load(std::memory_order_relaxed); }
+  // When the step under way began; nullopt: none is. For a watchdog.
+  std::optional<TimePoint> step_start() const {
+    const int64_t ticks = step_start_.load(std::memory_order_relaxed);
+    return ticks == 0 ? std::nullopt : std::optional(TimePoint(Duration(ticks)));
+  }
 
  private:
   using Running = RequestTable::Running;
@@ -72,6 +79,7 @@ class DecodeLoop {
   std::vector<engine::DecodeSequence*> batch_;
   std::atomic<bool> exit_ = false;
   std::atomic<double> accept_length_ = 0;
+  std::atomic<int64_t> step_start_ = 0;  // of TimePoint's clock; 0: no step
 };
 
 }  // namespace baleen::decode_worker

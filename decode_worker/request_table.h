@@ -50,8 +50,9 @@ struct KvLender {
 //
 // An abort ends the request's stream at once; its pages go as request_state.h says.
 //
-// Threads: Submit, Cancel, Drain, counts from any; Ready, Failed, Settled on the transport's;
-// Take..., FirstStep, Finish, Drop on the step thread. Token buffers are called without the lock.
+// Threads: Submit, Cancel, CancelAll, SetDraining, drained, counts from any; Ready, Failed, Settled
+// on the transport's; Take, FirstStep, Finish on the step thread. Token buffers are called without
+// the lock.
 class RequestTable {
  public:
   // A request between hand-over and end, owned by the step thread once taken.

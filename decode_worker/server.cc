@@ -3,7 +3,9 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <future>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -32,6 +34,7 @@
 #include "worker/model_host.h"
 #include "worker/process_config.h"
 #include "worker/ready_file.h"
+#include "worker/ticker.h"
 
 namespace baleen::decode_worker {
 namespace {
@@ -45,10 +48,15 @@ constexpr auto kConnectTimeout = std::chrono::seconds(30);
 // How long streams that have ended may take to reach the router when the process ends.
 constexpr auto kLastWrites = std::chrono::seconds(2);
 
+// How often the watchdog looks.
+constexpr auto kWatch = milliseconds(200);
+
 absl::Status Check(const v1::DecodeConfig& config) {
   BALEEN_RETURN_IF_ERROR(worker::CheckMembership(config.worker()));
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
+  if (config.worker().has_step_timeout_ms() && config.worker().step_timeout_ms() < 1)
+    return absl::InvalidArgumentError("worker.step_timeout_ms: below 1");
   return absl::OkStatus();
 }
 
@@ -75,12 +83,17 @@ struct Server::Parts {
   absl::Status ConnectRanks();
   void Register(const std::vector<worker::MemberInfo>& members);
   void SetDraining(bool on);
+  void Watch();
 
   bool leads() const { return config.worker().index() == 0; }
   int ranks() const { return config.worker().size(); }
   int max_sequences() const { return Or(config.has_max_sequences(), config.max_sequences(), 64); }
   Duration lease() const {
     return milliseconds(Or(config.worker().has_lease_ms(), config.worker().lease_ms(), 6000));
+  }
+  Duration StepTimeout() const {
+    return milliseconds(
+        Or(config.worker().has_step_timeout_ms(), config.worker().step_timeout_ms(), 60000));
   }
   std::string Name() const {
     return absl::StrCat(config.worker().group(), "/", config.worker().index());
@@ -117,6 +130,7 @@ struct Server::Parts {
   std::atomic<bool> finished = false;  // all ranks agreed to end, or this one leaves anyway
   std::atomic<bool> exiting = false;   // SIGTERM: a drain cannot be taken back
   std::promise<void> steps_over;
+  const std::shared_future<void> steps_end = steps_over.get_future().share();
 
   std::unique_ptr<worker::GroupLeader> group_leader;
   std::unique_ptr<grpc::Service> service;
@@ -126,6 +140,7 @@ struct Server::Parts {
   Mutex directory_mu;
   std::unique_ptr<worker::DirectoryClient> directory ABSL_GUARDED_BY(directory_mu);
   std::thread step_thread;
+  std::unique_ptr<worker::Ticker> watchdog;
 };
 
 Server::Parts::~Parts() {
@@ -133,7 +148,15 @@ Server::Parts::~Parts() {
   if (loop) loop->Stop();
   if (rank_links) rank_links->Finish();
   GiveUpForming();
-  if (step_thread.joinable()) step_thread.join();
+  watchdog.reset();
+  if (step_thread.joinable()) {
+    if (steps_end.wait_for(StepTimeout()) != std::future_status::ready) {
+      spdlog::critical("the step thread hangs: the process ends without it");
+      if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + kLastWrites);
+      std::_Exit(1);
+    }
+    step_thread.join();
+  }
   std::unique_ptr<worker::DirectoryClient> last_words;
   {
     MutexLock lock(directory_mu);
@@ -164,6 +187,7 @@ absl::Status Server::Parts::Build() {
   BuildTable();
   BALEEN_RETURN_IF_ERROR(Serve());
   step_thread = std::thread([this] { RunSteps(); });
+  watchdog = std::make_unique<worker::Ticker>(kWatch, [this] { Watch(); });
   return absl::OkStatus();
 }
 
@@ -413,6 +437,15 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
   directory->SetState(worker::State::kReady);
 }
 
+// A rank that hangs in a step answers its heartbeats all the same.
+void Server::Parts::Watch() {
+  const std::optional<TimePoint> start = loop->step_start();
+  if (!start || SteadyClock().Now() - *start < StepTimeout() || !mesh->status().ok()) return;
+  const auto why = absl::DeadlineExceededError("a step takes longer than worker.step_timeout_ms");
+  mesh->Fail(why);        // ends the process
+  table->CancelAll(why);  // the step thread cannot
+}
+
 // On the leader: of the whole group. Any thread.
 void Server::Parts::SetDraining(bool on) {
   if (exiting && !on) return;
@@ -438,16 +471,15 @@ void Server::Drain() {
   Parts& p = *parts_;
   const v1::WorkerConfig& w = p.config.worker();
   const milliseconds timeout(Or(w.has_drain_timeout_ms(), w.drain_timeout_ms(), 60000));
-  std::future<void> over = p.steps_over.get_future();
   p.GiveUpForming();
   p.exiting = true;
   p.SetDraining(true);
   if (p.membership) p.membership->Drain();
   p.loop->RequestExit();
-  if (over.wait_for(timeout) == std::future_status::ready) return;
+  if (p.steps_end.wait_for(timeout) == std::future_status::ready) return;
   spdlog::warn("drain_timeout_ms is over, ending what still runs");
   p.table->CancelAll(absl::UnavailableError("decode rank is shutting down"));
-  over.wait_for(std::chrono::seconds(5));
+  p.steps_end.wait_for(std::chrono::seconds(5));
 }
 
 }  // namespace baleen::decode_worker

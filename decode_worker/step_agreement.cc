@@ -1,6 +1,5 @@
 #include "decode_worker/step_agreement.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "common/status_macros.h"
@@ -11,7 +10,6 @@ StepPlan Merge(std::span<const StepProposal> proposals) {
   StepPlan plan;
   bool all_drained = true, any_exit = false;
   for (const StepProposal& p : proposals) {
-    plan.max_sequences = std::max(plan.max_sequences, p.sequences);
     plan.total_sequences += p.sequences;
     all_drained = all_drained && p.drained;
     any_exit = any_exit || p.exit;

@@ -16,7 +16,6 @@ struct StepProposal {
 
 // What all ranks then know, the same on each.
 struct StepPlan {
-  int max_sequences = 0;    // the bucket: the fullest rank's
   int total_sequences = 0;  // 0: nobody has work, there is no step
   bool finished = false;    // every rank is drained and one wants to end: leave the loop
 };

@@ -155,7 +155,7 @@ void KvReceiver::Core::Grant(GrantRequest request) {
   record.request = std::move(request);
   record.grant = GrantId{RandomId()};
   grants_[record.grant.value] = record.request.attempt;
-  record.total_pages = record.request.prefix_pages + int(record.request.pages.size());
+  record.total_pages = int(record.request.pages.size());
   record.granted_at = record.progress = Now();
   Apply(record, DecodeEvent::kPagesReserved);
   const absl::Status opened = OpenWriters(record);
@@ -168,7 +168,6 @@ absl::Status KvReceiver::Core::OpenWriters(Record& record) {
     Writer& writer = record.writers.emplace_back();
     writer.stage = stage;
     writer.pages.assign(size_t(record.total_pages), false);
-    std::fill_n(writer.pages.begin(), record.request.prefix_pages, true);
     writer.missing = int(record.request.pages.size());
     writer.settled = true;  // until a grant goes out to it
   }
@@ -184,8 +183,7 @@ void KvReceiver::Core::SendGrants(Record& record) {
   kv_transfer::Grant grant = {.grant = record.grant,
                               .attempt = record.request.attempt,
                               .ttl_ms = Millis(options_.grant_ttl),
-                              .stages = uint32_t(record.writers.size()),
-                              .prefix_pages = uint32_t(record.request.prefix_pages)};
+                              .stages = uint32_t(record.writers.size())};
   for (PageId page : record.request.pages) grant.pages.push_back(uint32_t(page.value));
   for (size_t i = 0; i < record.writers.size(); ++i) {
     grant.stage = uint32_t(i);
@@ -247,6 +245,12 @@ absl::Status KvReceiver::Core::CheckChunk(const Record& record, const Writer& wr
     return absl::OutOfRangeError(absl::StrCat("KV_INCOMPLETE: chunk ", chunk.chunk, " of stage ",
                                               chunk.stage, " shows pages ", chunk.first_page,
                                               " to ", end, " of ", record.total_pages));
+  const auto info = links_.Info(*writer.link);
+  const uint64_t want = info && info->pool ? chunk.page_count * info->pool->page_bytes : 0;
+  if (chunk.bytes != want)
+    return absl::DataLossError(absl::StrCat("KV_INCOMPLETE: chunk ", chunk.chunk, " of stage ",
+                                            chunk.stage, " has ", chunk.bytes, " bytes, its ",
+                                            chunk.page_count, " pages have ", want));
   const uint32_t absent = writer.stage.components & ~chunk.components;
   if (absent == 0) return absl::OkStatus();
   metrics_

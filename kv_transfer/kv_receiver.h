@@ -18,8 +18,6 @@ struct KvReceiverOptions {
   Duration grant_ttl = std::chrono::seconds(60);  // renewed while the attempt lives
   Duration transfer_timeout = std::chrono::seconds(10);
   Duration drain_ack_timeout = std::chrono::seconds(2);
-  // Components that must arrive for every page, over all stages together: each stage must bring its
-  // own `components`; see GrantRequest.
 };
 
 // Lends pages of one decode rank to the stages of a prefill group and says when a prompt is
@@ -58,8 +56,7 @@ class KvReceiver {
   struct GrantRequest {
     AttemptId attempt;
     std::vector<Stage> stages;  // every stage of the prefill group, by index
-    std::vector<PageId> pages;  // for prompt pages prefix_pages, prefix_pages + 1, ...
-    int prefix_pages = 0;       // prompt pages that are here already; 0 for now
+    std::vector<PageId> pages;  // for prompt pages 0, 1, ...
     uint64_t prompt_hash = 0;   // must equal the hand-off's; 0: not checked
   };
   struct Counts {

@@ -221,6 +221,7 @@ void KvSender::Core::OnGrant(LinkId link, const Grant& grant) {
   if (early_.size() >= size_t(options_.max_early_grants) && early_.count(grant.attempt.value) == 0)
     return Drop("too_many_early_grants");
   early_[grant.attempt.value] = std::move(held);
+  if (callbacks_.granted) callbacks_.granted(grant.attempt);
 }
 
 absl::Status KvSender::Core::CheckGrant(const Record& record, const HeldGrant& held) const {
@@ -232,10 +233,9 @@ absl::Status KvSender::Core::CheckGrant(const Record& record, const HeldGrant& h
     return absl::InvalidArgumentError(absl::StrCat("grant for stage ", grant.stage, " of ",
                                                    grant.stages, ", this is stage ", options_.stage,
                                                    " of ", options_.stages));
-  if (grant.prefix_pages + grant.pages.size() != size_t(record.attempt.pages))
-    return absl::InvalidArgumentError(absl::StrCat("grant of ", grant.pages.size(), " pages after ",
-                                                   grant.prefix_pages, ", the prompt has ",
-                                                   record.attempt.pages));
+  if (grant.pages.size() != size_t(record.attempt.pages))
+    return absl::InvalidArgumentError(absl::StrCat(
+        "grant of ", grant.pages.size(), " pages, the prompt has ", record.attempt.pages));
   const PagePoolView& pool = links_.options().pool;
   if (!info->pool || info->pool->remote_key.empty())
     return absl::FailedPreconditionError("grant from a process that exports no pages");
@@ -359,11 +359,8 @@ void KvSender::Core::PostChunk(Record& record, Flow& flow, const Chunk& chunk) {
   posted->chunk = chunk;
   posted->number = record.next_chunk++;
   posted->start = now;
-  const int prefix = int(grant.prefix_pages);
-  const int first = std::max(chunk.first_page, prefix);
-  const int end = chunk.first_page + chunk.pages;
-  posted->due = std::max(0, end - first) + 1;
-  posted->bytes = uint64_t(std::max(0, end - first)) * pool.page_bytes;
+  posted->due = chunk.pages + 1;
+  posted->bytes = uint64_t(chunk.pages) * pool.page_bytes;
   if (flow.chunks_in_flight++ == 0) flow.progress = now;
   ++record.chunks_in_flight;
   record.operations += posted->due;
@@ -371,9 +368,9 @@ void KvSender::Core::PostChunk(Record& record, Flow& flow, const Chunk& chunk) {
     if (auto core = weak.lock()) core->OnPosted(posted, status);
   };
   const LinkId link = posted->link;
-  for (int page = first; page < end; ++page) {
+  for (int page = chunk.first_page; page < chunk.first_page + chunk.pages; ++page) {
     const std::byte* local = pool.Page(record.pages[size_t(page)]);
-    const PageId remote{int32_t(grant.pages[size_t(page - prefix)])};
+    const PageId remote{int32_t(grant.pages[size_t(page)])};
     links_.PutPage(link, {local, pool.page_bytes}, remote, pool.page_offset, done);
     pieces_.Increment();
   }

@@ -46,7 +46,8 @@ class KvSender {
  public:
   struct Callbacks {
     std::function<void(AttemptId, absl::Status)> closed;  // required
-    // The decode rank granted pages (again): admission may count the attempt's tokens as granted.
+    // A decode rank granted pages: admission may count the attempt's tokens as granted. Also before
+    // Begin, and then again (a hint only: whether the grant is good shows at Begin).
     std::function<void(AttemptId)> granted;
     // All of this stage's pages (and Handoff, on the last stage) are at decode.
     std::function<void(AttemptId)> handed_off;

@@ -225,7 +225,7 @@ bool LinkTable::Core::Tick() {
   last_tick_ = now;
   for (LinkId id : Links()) {
     Link& link = *Get(id);
-    if (starved && IsOpen(link.state)) link.heard += gap;
+    if (starved && IsOpen(link.state)) link.heard += gap, link.probing += gap;
     if (!link.process_gone && link.process.Gone()) {
       link.process_gone = true;
       Fail(link, absl::UnavailableError(absl::StrCat(link.peer.name, ": its process ended")));
@@ -247,6 +247,9 @@ void LinkTable::Core::TickOpen(Link& link, TimePoint now) {
                           std::chrono::duration_cast<std::chrono::milliseconds>(silent).count(),
                           " ms (", Name(link.state), ")")));
   if (!CarriesMessages(link.state)) return;
+  if (link.state == LinkState::kProbing && now - link.probing > options_.lease)
+    return Fail(link, absl::DeadlineExceededError(
+                          absl::StrCat(link.peer.name, " did not answer the probe in time")));
   if (link.state == LinkState::kUp && silent > options_.lease / 2) Apply(link, LinkEvent::kSilent);
   if (now - link.pinged < options_.heartbeat) return;
   link.pinged = now;

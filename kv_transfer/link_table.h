@@ -26,7 +26,7 @@ using LinkId = StrongId<struct LinkIdTag, uint64_t>;
 
 // What is known of a process before the link is up (the router's Member carries it).
 struct PeerAddress {
-  std::string name;  // for logs and metrics, e.g. "decode-0/1"
+  std::string name;  // for logs until its Hello tells its own, e.g. "decode-0/1"
   std::string transport_address;
   Incarnation incarnation;
 };
@@ -54,8 +54,8 @@ struct LinkOptions {
   std::string
       require_transport;  // "", or a wire that WireName must contain ("shm": posix, sysv or cma)
   Duration heartbeat = std::chrono::seconds(1);
-  Duration lease = std::chrono::seconds(6);
-  size_t probe_bytes = 256 << 10;  // 0: no put probe
+  Duration lease = std::chrono::seconds(6);  // for a sign of life; also for the probe's answer
+  size_t probe_bytes = 256 << 10;            // 0: no put probe
 };
 
 struct LinkInfo {

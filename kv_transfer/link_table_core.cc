@@ -151,7 +151,7 @@ void LinkTable::Core::Accept(Link& link, const Hello& hello) {
   link.peer_token = hello.token;
   link.hello = hello;
   link.heard = transport_.clock().Now();
-  if (link.peer.name.empty()) link.peer.name = hello.name;
+  if (!hello.name.empty()) link.peer.name = hello.name;  // its own word: unique in the cluster
   link.process = ProcessWatch(hello.process, process_);
   if (const auto difference = FirstDifference(options_.fingerprint, hello.fingerprint))
     return Refuse(link, *difference);
@@ -190,6 +190,7 @@ void LinkTable::Core::MaybeHandshaken(Link& link) {
     return Fail(link, wire);
   }
   const LinkId id = link.id;
+  link.probing = transport_.clock().Now();
   Apply(link, LinkEvent::kAccepted);
   for (auto& send : std::exchange(link.waiting, {})) send();
   if (Link* l = Get(id); l != nullptr && l->state == LinkState::kProbing) StartProbe(*l);

@@ -31,6 +31,7 @@ struct Link {  // one life
   ProcessWatch process;
   bool process_gone = false;
   TimePoint heard, pinged;
+  TimePoint probing;  // entry into kProbing
   uint64_t pings = 0;
   std::vector<std::function<void()>> waiting;  // sends before the handshake is over
   ProbeScratch::Slot* scratch = nullptr;

@@ -58,7 +58,7 @@ void Fields(A& a, Ref<A, Bye> m) {
 }
 template <typename A>
 void Fields(A& a, Ref<A, Grant> m) {
-  a(m.grant), a(m.attempt), a(m.ttl_ms), a(m.stage), a(m.stages), a(m.prefix_pages), a(m.pages);
+  a(m.grant), a(m.attempt), a(m.ttl_ms), a(m.stage), a(m.stages), a(m.pages);
 }
 template <typename A>
 void Fields(A& a, Ref<A, GrantRevoke> m) {
@@ -71,7 +71,7 @@ void Fields(A& a, Ref<A, ChunkDone> m) {
 template <typename A>
 void Fields(A& a, Ref<A, HandoffRecord> m) {
   a(m.first_token), a(m.position), a(m.cached_tokens), a(m.prompt_hash), a(m.draft_tokens);
-  a(m.hidden), a(m.logprobs);
+  a(m.logprobs);
 }
 template <typename A>
 void Fields(A& a, Ref<A, Handoff> m) {

@@ -23,7 +23,7 @@ namespace baleen::kv_transfer {
 // recognised and dropped. All messages may be repeated: the receiver's state is keyed by (grant,
 // stage, chunk).
 inline constexpr uint32_t kMagic = 0x4e4c4142;  // "BALN"
-inline constexpr uint8_t kProtocolVersion = 1;
+inline constexpr uint8_t kProtocolVersion = 2;
 inline constexpr size_t kFrameBytes = 16;
 
 enum class MessageType : uint8_t {
@@ -127,8 +127,7 @@ struct Grant {
   uint32_t ttl_ms = 0;  // no piece is posted later than this after arrival
   uint32_t stage = 0;   // the receiver's place among the writers
   uint32_t stages = 0;
-  uint32_t prefix_pages = 0;    // the first pages of the prompt that decode has already
-  std::vector<uint32_t> pages;  // decode's page for prompt page prefix_pages + i
+  std::vector<uint32_t> pages;  // decode's page for prompt page i
 };
 struct GrantRevoke {  // decode no longer wants it; like Drain but nobody waits for an answer
   static constexpr MessageType kType = MessageType::kGrantRevoke;
@@ -153,7 +152,6 @@ struct HandoffRecord {
   uint32_t cached_tokens = 0;  // prompt tokens found in prefill's prefix cache
   uint64_t prompt_hash = 0;    // guards against two tokenisations
   std::vector<uint32_t> draft_tokens;
-  std::string hidden;    // bytes of the last position's hidden state, for MTP; may be empty
   std::string logprobs;  // serialised by the workers; may be empty
 
   bool operator==(const HandoffRecord&) const = default;

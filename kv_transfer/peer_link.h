@@ -11,10 +11,10 @@ namespace baleen::kv_transfer {
 //   kDown --kConnect--> kConnecting        we open an endpoint, or the peer's Hello arrived
 //   kConnecting --kAccepted--> kProbing    fingerprints equal, both Hellos answered
 //   kProbing --kProbeOk--> kUp             a put arrived with the right content
-//   kUp --kSilent--> kSuspect              no word for half a lease: no new work, running work goes
-//   on kSuspect --kHeard--> kUp all but kDown, kFenced --kFailed--> kFenced   refused, wire error,
-//   lease over, closed by us kFenced --kForgotten--> kDown          nothing of it is outstanding
-//   any more
+//   kUp --kSilent--> kSuspect              no word for half a lease: running work goes on
+//   kSuspect --kHeard--> kUp
+//   open states --kFailed--> kFenced       refused, wire error, lease over, closed by us
+//   kFenced --kForgotten--> kDown          nothing of it is outstanding any more
 //
 // kFenced: the endpoint is closed by force and every frame of this life is dropped. Whether memory
 // the peer could write is reusable then is a separate question (Transport::Fence,

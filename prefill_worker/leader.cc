@@ -11,6 +11,9 @@
 namespace baleen::prefill_worker {
 namespace {
 
+// Grants kept whose attempt is not here yet; decode repeats a grant while it lasts.
+constexpr size_t kMaxEarlyGrants = 4096;
+
 double SecondsSince(TimePoint start) {
   return std::chrono::duration<double>(SteadyClock().Now() - start).count();
 }
@@ -67,11 +70,12 @@ absl::Status Leader::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
                                                    options_.pages));
   {
     MutexLock lock(mu_);
+    if (!broken_.ok()) return broken_;
     if (draining_ || stopped_) return absl::UnavailableError("prefill group is draining");
     if (static_cast<int>(known_.size()) >= options_.max_queued)
       return absl::ResourceExhaustedError(
           absl::StrCat("prefill queue is full: ", options_.max_queued, " requests"));
-    if (!known_.insert(job.attempt).second)
+    if (!known_.emplace(job.attempt, sink).second)
       return absl::AlreadyExistsError("attempt: is here already");
     inbox_.push_back(Submission{std::move(job), std::move(sink)});
   }
@@ -105,11 +109,31 @@ void Leader::Stop() {
   changed_.NotifyAll();
 }
 
-bool Leader::WaitIdle(TimePoint deadline) {
+void Leader::Break(const absl::Status& why) {
+  std::map<AttemptId, std::shared_ptr<PrefillSink>> known;
+  {
+    MutexLock lock(mu_);
+    if (!broken_.ok()) return;
+    broken_ = why;
+    stopped_ = true;
+    known.swap(known_);
+  }
+  changed_.NotifyAll();
+  for (const auto& [id, sink] : known) sink->Finished(why);
+}
+
+absl::Status Leader::WaitIdle(TimePoint deadline) {
   MutexLock lock(mu_);
-  while (!known_.empty())
-    if (!changed_.WaitUntil(mu_, deadline)) return known_.empty();
-  return true;
+  while (!known_.empty() && broken_.ok())
+    if (!changed_.WaitUntil(mu_, deadline)) break;
+  if (!broken_.ok() || known_.empty()) return broken_;
+  return absl::DeadlineExceededError(absl::StrCat(known_.size(), " attempts are left"));
+}
+
+std::optional<TimePoint> Leader::OldestBatch() const {
+  MutexLock lock(mu_);
+  if (under_way_.empty()) return std::nullopt;
+  return under_way_.begin()->second;
 }
 
 Leader::Load Leader::load() const {
@@ -143,6 +167,7 @@ void Leader::Apply(Submission& submission) {
   attempt->job = std::move(submission.job);
   attempt->sink = std::move(submission.sink);
   attempt->arrived = SteadyClock().Now();
+  attempt->granted = early_grants_.erase(attempt->job.attempt) > 0;
   order_of_[attempt->job.attempt] = next_order_;
   attempts_[next_order_++] = std::move(attempt);
 }
@@ -153,8 +178,14 @@ void Leader::Apply(const Cancellation& cancellation) {
 
 void Leader::Apply(const GrantNotice& grant) {
   Attempt* attempt = Find(grant.attempt);
-  if (attempt == nullptr || !attempt->started || attempt->granted) return;
-  attempt->granted = true;
+  if (attempt == nullptr) {
+    if (early_grants_.insert(grant.attempt).second) early_order_.push_back(grant.attempt);
+    if (early_order_.size() <= kMaxEarlyGrants) return;
+    early_grants_.erase(early_order_.front());
+    early_order_.pop_front();
+    return;
+  }
+  if (std::exchange(attempt->granted, true) || !attempt->started) return;
   ungranted_tokens_ -= attempt->total();
   grant_wait_seconds_.Observe(SecondsSince(attempt->begun));
 }
@@ -178,7 +209,10 @@ void Leader::Apply(const StageReport& report) {
 }
 
 void Leader::OnBatchDone(uint64_t number) {
-  --batches_under_way_;
+  {
+    MutexLock lock(mu_);
+    under_way_.erase(number);
+  }
   for (auto& [order, attempt] : attempts_) {
     if (attempt->last_batch != number) continue;
     compute_seconds_.Observe(SecondsSince(attempt->begun));
@@ -199,21 +233,26 @@ void Leader::Fail(AttemptId id, const absl::Status& why) {
 void Leader::Finish(Attempt& attempt) {
   pool_.DropRequest(attempt.pages);
   if (attempt.started && !attempt.granted) ungranted_tokens_ -= attempt.total();
-  attempt.sink->Finished(attempt.failure);
   const AttemptId id = attempt.job.attempt;
+  const std::shared_ptr<PrefillSink> sink = std::move(attempt.sink);
+  const absl::Status status = std::move(attempt.failure);
   attempts_.erase(order_of_.at(id));
   order_of_.erase(id);
   {
     MutexLock lock(mu_);
-    known_.erase(id);
+    if (known_.erase(id) == 0) return;  // Break has told it
   }
+  sink->Finished(status);
   changed_.NotifyAll();
 }
 
 BatchHeader Leader::Plan() {
   BatchHeader header;
   PlanAborts(header);
-  if (batches_under_way_ > options_.stages) return header;
+  {
+    MutexLock lock(mu_);
+    if (static_cast<int>(under_way_.size()) > options_.stages) return header;
+  }
   StartQueued(header);
   PlanEntries(header);
   return header;
@@ -230,23 +269,48 @@ void Leader::PlanAborts(BatchHeader& header) {
 void Leader::StartQueued(BatchHeader& header) {
   int computing = 0;
   for (auto& [order, attempt] : attempts_) computing += attempt->computing();
-  for (auto& [order, attempt] : attempts_) {
-    if (attempt->started) continue;
-    if (computing >= options_.chunk.sequences) return;
-    if (!StartOne(*attempt, header)) return;  // in order of arrival: nobody overtakes
-    ++computing;
+  for (const bool granted : {true, false}) {
+    for (auto& [order, attempt] : attempts_) {
+      if (attempt->started || attempt->granted != granted) continue;
+      if (computing >= options_.chunk.sequences) return;
+      if (!StartOne(*attempt, header)) {
+        if (granted) MakeRoomFor(*attempt, header);
+        return;  // nobody overtakes within its kind
+      }
+      ++computing;
+    }
   }
+}
+
+int Leader::PagesNeeded(const Attempt& attempt) const {
+  return engine::PrefillPages(attempt.total(), options_.drafts, options_.max_context);
+}
+
+// Granted attempts end by themselves, those without a grant perhaps only after this one.
+void Leader::MakeRoomFor(const Attempt& granted, BatchHeader& header) {
+  std::set<int32_t> held;
+  Attempt* youngest = nullptr;
+  for (auto& [order, attempt] : attempts_) {
+    if (!attempt->started || attempt->granted || !attempt->failure.ok()) continue;
+    for (PageId page : attempt->pages) held.insert(page.value);
+    youngest = attempt.get();
+  }
+  if (youngest == nullptr || PagesNeeded(granted) + static_cast<int>(held.size()) <= pool_.total())
+    return;
+  Fail(youngest->job.attempt,
+       absl::UnavailableError("prefill needs its pages for a request that decode has granted"));
+  PlanAborts(header);
 }
 
 bool Leader::StartOne(Attempt& attempt, BatchHeader& header) {
   const int64_t total = attempt.total();
-  if (ungranted_tokens_ > 0 && ungranted_tokens_ + total > options_.max_ungranted_tokens)
+  if (!attempt.granted && ungranted_tokens_ > 0 &&
+      ungranted_tokens_ + total > options_.max_ungranted_tokens)
     return false;
   std::vector<PageId> pages;
   if (options_.prefix_cache && attempt.job.use_cache) pages = cache_.Acquire(attempt.job.prompt);
   const auto cached = static_cast<int64_t>(pages.size()) * kPageTokens;
-  const int needed = engine::PrefillPages(total, options_.drafts, options_.max_context);
-  auto fresh = cache_.Allocate(needed - static_cast<int>(pages.size()));
+  auto fresh = cache_.Allocate(PagesNeeded(attempt) - static_cast<int>(pages.size()));
   if (!fresh.ok()) {
     pool_.DropRequest(pages);
     return false;
@@ -257,7 +321,10 @@ bool Leader::StartOne(Attempt& attempt, BatchHeader& header) {
   attempt.started = true;
   attempt.scheduled = cached;
   attempt.begun = SteadyClock().Now();
-  ungranted_tokens_ += total;
+  if (attempt.granted)
+    grant_wait_seconds_.Observe(0);
+  else
+    ungranted_tokens_ += total;
   queue_seconds_.Observe(SecondsSince(attempt.arrived));
   prompt_tokens_.Increment(static_cast<double>(total));
   cached_tokens_.Increment(static_cast<double>(cached));
@@ -288,7 +355,10 @@ void Leader::PlanEntries(BatchHeader& header) {
     if (attempt.scheduled == attempt.total()) attempt.last_batch = next_batch_;
   }
   if (header.entries.empty()) return;
-  ++batches_under_way_;
+  {
+    MutexLock lock(mu_);
+    under_way_.emplace(next_batch_, SteadyClock().Now());
+  }
   batch_rows_.Observe(header.rows());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,11 +43,19 @@ struct LeaderOptions {
 // later. Pages return when all stages have ended with it, never before: a later stage may still
 // write them, the transport may still read them (R1).
 //
+// Attempts start in order of arrival, those that decode has granted before the others. Decode lends
+// its pages in an order of its own, so pages here may be held by attempts that wait for pages
+// there, which are held by attempts that wait here. Hence, when a granted attempt would not fit
+// even after all other granted ones ended, the youngest started attempt without a grant fails as
+// Unavailable: its pages return by the abort path, the router tries again. So every granted attempt
+// gets its turn, and every decode rank its pages back.
+//
 // At most stages + 1 batches are under way, so a new prompt waits for one micro-batch at most,
 // however deep the pipeline is.
 //
-// Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, Stop, load from any; NextBatch on
-// the step thread, where all decisions are made. Sinks are called on the step thread.
+// Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, Stop, Break, load, OldestBatch from
+// any; NextBatch on the step thread, where all decisions are made. Sinks are called on the step
+// thread, their Finished also by Break.
 class Leader {
  public:
   struct Load {
@@ -66,18 +75,24 @@ class Leader {
   // it.
   absl::Status Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) ABSL_LOCKS_EXCLUDED(mu_);
   void Cancel(AttemptId attempt) ABSL_LOCKS_EXCLUDED(mu_);
-  // Decode lent pages for it.
+  // Decode lent pages for it. Also before Submit, and more than once.
   void Granted(AttemptId attempt) ABSL_LOCKS_EXCLUDED(mu_);
   void Report(StageReport report) ABSL_LOCKS_EXCLUDED(mu_);
   void Drain(bool on) ABSL_LOCKS_EXCLUDED(mu_);
   void FlushCache() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // The next batch; blocks until there is one. nullopt after Stop.
+  // The next batch; blocks until there is one. nullopt after Stop or Break.
   std::optional<BatchHeader> NextBatch() ABSL_LOCKS_EXCLUDED(mu_);
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+  // The group is over: every attempt ends with `why` at once, whatever the step thread is doing,
+  // and so does every later Submit. The first cause stays.
+  void Break(const absl::Status& why) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // False when attempts are left at `deadline`.
-  bool WaitIdle(TimePoint deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // Ok: no attempt is left. DeadlineExceeded: some are at `deadline`. Otherwise why it broke.
+  absl::Status WaitIdle(TimePoint deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  // When the oldest batch began that the last stage has not reported as done; nullopt: none is
+  // under way. For a watchdog.
+  std::optional<TimePoint> OldestBatch() const ABSL_LOCKS_EXCLUDED(mu_);
   Load load() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -110,6 +125,8 @@ class Leader {
   void PlanAborts(BatchHeader& header);
   void StartQueued(BatchHeader& header);
   bool StartOne(Attempt& attempt, BatchHeader& header);
+  void MakeRoomFor(const Attempt& granted, BatchHeader& header);
+  int PagesNeeded(const Attempt& attempt) const;
   void PlanEntries(BatchHeader& header);
   Attempt* Find(AttemptId id);
   void PublishLoad() ABSL_LOCKS_EXCLUDED(mu_);
@@ -121,9 +138,10 @@ class Leader {
   engine::PrefixCache cache_;
   std::map<uint64_t, std::unique_ptr<Attempt>> attempts_;  // by order of arrival
   std::map<AttemptId, uint64_t> order_of_;
+  std::set<AttemptId> early_grants_;  // of attempts that are not here yet; the oldest are dropped
+  std::deque<AttemptId> early_order_;
   uint64_t next_order_ = 0;
   uint64_t next_batch_ = 1;
-  int batches_under_way_ = 0;
   int64_t ungranted_tokens_ = 0;
 
   prometheus::Histogram& queue_seconds_;
@@ -136,10 +154,13 @@ class Leader {
   mutable Mutex mu_;
   CondVar changed_;
   std::vector<Event> inbox_ ABSL_GUARDED_BY(mu_);
-  std::set<AttemptId> known_ ABSL_GUARDED_BY(mu_);  // submitted and not finished
+  // Submitted and not finished.
+  std::map<AttemptId, std::shared_ptr<PrefillSink>> known_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, TimePoint> under_way_ ABSL_GUARDED_BY(mu_);  // batches, by number
   Load load_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status broken_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace baleen::prefill_worker

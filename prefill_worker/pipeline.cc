@@ -1,11 +1,13 @@
 #include "prefill_worker/pipeline.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/log.h"
 
 namespace baleen::prefill_worker {
 
@@ -19,6 +21,8 @@ struct Pipeline::State {
   State(LinkTable& links, int index, Callbacks callbacks)
       : links(links), index(index), callbacks(std::move(callbacks)) {}
 
+  void OnMessage(LinkId link, uint8_t type, Buffer message);
+  void SetMembers(const std::vector<worker::MemberInfo>& infos);
   void OnBatch(Buffer message);
   void OnReport(Buffer message);
   void OnLink(LinkId link, LinkState state, const absl::Status& why);
@@ -32,9 +36,40 @@ struct Pipeline::State {
   LinkTable& links;
   const int index;
   const Callbacks callbacks;
+  std::vector<Incarnation> members;  // by index; empty until the group is formed
+  struct Early {
+    LinkId link;
+    uint8_t type;
+    Buffer message;
+  };
+  std::vector<Early> early;
+  uint64_t last_batch = 0;  // the number of the last one that came
   std::optional<LinkId> next, leader;
   bool closed = false;
 };
+
+void Pipeline::State::OnMessage(LinkId link, uint8_t type, Buffer message) {
+  if (closed) return;
+  if (members.empty()) {
+    if (early.size() == kMaxEarly)
+      return Broken(absl::ResourceExhaustedError("too many messages before the group is formed"));
+    return early.push_back({link, type, std::move(message)});
+  }
+  const auto info = links.Info(link);
+  const auto from = info ? std::find(members.begin(), members.end(), info->peer) : members.end();
+  const bool batch = type == kBatchMessage;
+  if (from == members.end() || (batch && from - members.begin() != index - 1)) {
+    spdlog::warn("dropped a {} from {}", batch ? "batch" : "report",
+                 info ? info->peer_name : "a link that is gone");
+    return;
+  }
+  batch ? OnBatch(std::move(message)) : OnReport(std::move(message));
+}
+
+void Pipeline::State::SetMembers(const std::vector<worker::MemberInfo>& infos) {
+  for (const worker::MemberInfo& member : infos) members.push_back(member.incarnation);
+  for (Early& e : std::exchange(early, {})) OnMessage(e.link, e.type, std::move(e.message));
+}
 
 void Pipeline::State::OnBatch(Buffer message) {
   uint32_t header_bytes = 0;
@@ -44,6 +79,10 @@ void Pipeline::State::OnBatch(Buffer message) {
   if (header_bytes > rest.size()) return Broken(absl::DataLossError("batch: header is cut off"));
   absl::StatusOr<BatchHeader> header = DecodeBatchHeader(rest.first(header_bytes));
   if (!header.ok()) return Broken(header.status());
+  if (header->number != last_batch + 1)
+    return Broken(
+        absl::DataLossError(absl::StrCat("batch ", header->number, " after batch ", last_batch)));
+  last_batch = header->number;
   const auto activations = rest.subspan(header_bytes);
   if (!closed) callbacks.batch({*std::move(header), std::move(message), activations});
 }
@@ -83,12 +122,11 @@ void Pipeline::State::Send(std::optional<LinkId> link, uint8_t type,
 Pipeline::Pipeline(LinkTable& links, int index, Callbacks callbacks)
     : state_(std::make_shared<State>(links, index, std::move(callbacks))) {
   links.transport().Post([state = state_] {
-    state->links.SetHandler(kBatchMessage, [state](LinkId, std::span<const std::byte>, Buffer m) {
-      state->OnBatch(std::move(m));
-    });
-    state->links.SetHandler(kReportMessage, [state](LinkId, std::span<const std::byte>, Buffer m) {
-      state->OnReport(std::move(m));
-    });
+    for (const uint8_t type : {kBatchMessage, kReportMessage})
+      state->links.SetHandler(
+          type, [state, type](LinkId link, std::span<const std::byte>, Buffer message) {
+            state->OnMessage(link, type, std::move(message));
+          });
     state->links.AddObserver([state](LinkId link, LinkState s, const absl::Status& why) {
       state->OnLink(link, s, why);
     });
@@ -104,6 +142,7 @@ void Pipeline::Connect(const std::vector<worker::MemberInfo>& members) {
     const auto next = static_cast<size_t>(state->index) + 1;
     if (next < members.size()) state->ConnectTo(members[next], state->next);
     if (state->index > 0) state->ConnectTo(members[0], state->leader);
+    state->SetMembers(members);
   });
 }
 

@@ -13,7 +13,9 @@
 namespace baleen::prefill_worker {
 
 // The wires between the stages of one group: batches go to the next stage, reports to the leader.
-// They are the links of kv_transfer, so activations travel as pages do.
+// They are the links of kv_transfer, so activations travel as pages do. Batches count only from the
+// previous stage and reports only from members; what others send is dropped. What arrives before
+// the members are known waits for them.
 //
 // Threads: SendBatch and Report from any thread; the callbacks come on the transport's thread and
 // must not block. Destroy before `links`.
@@ -29,6 +31,9 @@ class Pipeline {
     std::function<void(StageReport)> report;   // the leader
     std::function<void(absl::Status)> broken;  // a neighbour's link broke, or sent nonsense
   };
+
+  // Batches that wait for the members at most; the leader sends fewer.
+  static constexpr size_t kMaxEarly = 256;
 
   // Set up before the group is formed, so that nothing that arrives early is lost.
   Pipeline(kv_transfer::LinkTable& links, int index, Callbacks callbacks);

@@ -18,8 +18,8 @@ struct PrefillJob {
   bool use_cache = true;  // false: every row is computed (prompt logprobs need them all)
 };
 
-// Where the outcome goes. Called from several threads, never two at once for one job; must not
-// block.
+// Where the outcome goes. Called from several threads; Finished may come while another call is
+// running (the group broke). Must not block.
 class PrefillSink {
  public:
   virtual ~PrefillSink() = default;

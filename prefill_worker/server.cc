@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <future>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +28,7 @@
 #include "worker/model_host.h"
 #include "worker/process_config.h"
 #include "worker/ready_file.h"
+#include "worker/ticker.h"
 
 namespace baleen::prefill_worker {
 namespace {
@@ -33,6 +37,12 @@ template <typename Config>
 int Or(bool present, Config value, int otherwise) {
   return present ? static_cast<int>(value) : otherwise;
 }
+
+// How long streams that have ended may take to reach the router, and members to hear that it is
+// over, when the process ends.
+constexpr auto kLastWrites = std::chrono::seconds(2);
+// How often the watchdog looks.
+constexpr auto kWatch = std::chrono::milliseconds(200);
 
 // Rows of one Logits call: more prompts than this that end in one batch take several calls.
 constexpr int kHeadRows = 64;
@@ -44,6 +54,8 @@ absl::Status Check(const v1::PrefillConfig& config) {
         absl::StrCat("chunk_tokens: ", config.chunk_tokens(), " is below a page's ", kPageTokens));
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
+  if (config.worker().has_step_timeout_ms() && config.worker().step_timeout_ms() < 1)
+    return absl::InvalidArgumentError("worker.step_timeout_ms: below 1");
   return absl::OkStatus();
 }
 
@@ -65,6 +77,9 @@ struct Server::Parts {
   absl::Status Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink);
   void OnReport(StageReport report);
   void StartLoop();
+  void Broken(const absl::Status& why);
+  void Watch();
+  void SetOver();
   void FinishTransportTasks();
 
   bool leads() const { return config.worker().index() == 0; }
@@ -76,6 +91,10 @@ struct Server::Parts {
     return SteadyClock().Now() +
            std::chrono::milliseconds(Or(config.worker().has_drain_timeout_ms(),
                                         config.worker().drain_timeout_ms(), 60000));
+  }
+  Duration StepTimeout() const {
+    return std::chrono::milliseconds(
+        Or(config.worker().has_step_timeout_ms(), config.worker().step_timeout_ms(), 60000));
   }
   // nullptr until the group is formed.
   Leader* leader() const { return formed.load() ? leader_owner.get() : nullptr; }
@@ -96,13 +115,16 @@ struct Server::Parts {
   std::unique_ptr<Leader> leader_owner;
   std::unique_ptr<StageLoop> loop;
   std::atomic<bool> formed = false;
-  std::promise<void> stopped;  // the leader told this stage to end
+  std::atomic<bool> told_to_stop = false;  // by the leader: what vanishes now is no failure
+  std::atomic<bool> over_set = false;
+  std::promise<void> over;  // told to stop, or broken: there is nothing to wait for
   std::unique_ptr<worker::GroupLeader> group_leader;
   std::unique_ptr<grpc::Service> service;
   std::unique_ptr<grpc::Server> grpc_server;
   std::unique_ptr<worker::GroupMembership> membership;  // stages other than the first
   Mutex directory_mu;
   std::unique_ptr<worker::DirectoryClient> directory ABSL_GUARDED_BY(directory_mu);
+  std::unique_ptr<worker::Ticker> watchdog;  // on the leader, once the group is formed
 };
 
 Server::Parts::~Parts() {
@@ -114,11 +136,17 @@ Server::Parts::~Parts() {
   }
   last_words.reset();
   membership.reset();
-  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now());
+  // Streams end with a cause, and have time to say so.
+  if (Leader* l = leader()) l->Break(absl::UnavailableError("the prefill group has ended"));
+  if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + kLastWrites);
+  watchdog.reset();
   // The step thread uses sender and pipeline; their callbacks, on the transport's thread, use loop,
   // leader and ledger. So: no more steps, then no more callbacks, then the objects in reverse
   // order.
-  if (loop) loop->Join();
+  if (loop && !loop->JoinWithin(StepTimeout())) {
+    spdlog::critical("the step thread hangs: the process ends without it");
+    std::_Exit(1);
+  }
   sender.reset();
   FinishTransportTasks();
   pipeline.reset();
@@ -159,6 +187,8 @@ absl::Status Server::Parts::Build() {
           .index = config.worker().index(),
           .size = config.worker().size(),
           .vocab_size = host->config().vocab_size,
+          .pages = host->pages(),
+          .max_rows = limits.max_rows,
           .to_wire = [this](std::span<const PageId> pages) { host->wire_pool().ToWire(pages); },
           .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
       metrics);
@@ -187,7 +217,7 @@ absl::Status Server::Parts::BuildTransfer() {
       Pipeline::Callbacks{
           .batch = [this](Pipeline::Batch batch) { loop->Enqueue(std::move(batch)); },
           .report = [this](StageReport r) { OnReport(std::move(r)); },
-          .broken = [this](const absl::Status& why) { shutdown.Request(why); }});
+          .broken = [this](const absl::Status& why) { Broken(why); }});
   ledger = std::make_unique<HandOverLedger>(
       w.index(), [this](StageReport r) { pipeline->Report(std::move(r)); });
   uint32_t components = kv_transfer::kComponentLatent;
@@ -216,13 +246,34 @@ absl::Status Server::Parts::BuildTransfer() {
 }
 
 void Server::Parts::StartLoop() {
-  loop = std::make_unique<StageLoop>(StageLoop::Parts{.backend = host->backend(),
-                                                      .forward = host->forward(),
-                                                      .stage = *stage,
-                                                      .pipeline = *pipeline,
-                                                      .leader = leader_owner.get(),
-                                                      .last = last(),
-                                                      .hidden_size = host->config().hidden_size});
+  loop = std::make_unique<StageLoop>(
+      StageLoop::Parts{.backend = host->backend(),
+                       .forward = host->forward(),
+                       .stage = *stage,
+                       .pipeline = *pipeline,
+                       .leader = leader_owner.get(),
+                       .last = last(),
+                       .hidden_size = host->config().hidden_size,
+                       .broken = [this](const absl::Status& why) { Broken(why); }});
+}
+
+// The group cannot go on: its attempts end with the cause, then the process does. Any thread.
+void Server::Parts::Broken(const absl::Status& why) {
+  if (told_to_stop) return;
+  if (Leader* l = leader()) l->Break(why);
+  shutdown.Request(why);
+  SetOver();
+}
+
+void Server::Parts::SetOver() {
+  if (!over_set.exchange(true)) over.set_value();
+}
+
+// A stage that hangs answers its heartbeats all the same: only its batches show it.
+void Server::Parts::Watch() {
+  const std::optional<TimePoint> oldest = leader()->OldestBatch();
+  if (!oldest || SteadyClock().Now() - *oldest < StepTimeout()) return;
+  Broken(absl::DeadlineExceededError("a batch has not come back within worker.step_timeout_ms"));
 }
 
 void Server::Parts::OnReport(StageReport report) {
@@ -285,7 +336,7 @@ absl::Status Server::Parts::Submit(PrefillJob job, std::shared_ptr<PrefillSink> 
 worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
   return {.formed = [this](std::vector<worker::MemberInfo> members,
                            Incarnation group) { OnFormed(members, group); },
-          .broken = [this](absl::Status why) { shutdown.Request(std::move(why)); },
+          .broken = [this](const absl::Status& why) { Broken(why); },
           .drain =
               [this] {
                 // To the leader: a stage got SIGTERM, so the whole group ends in good order.
@@ -294,8 +345,9 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
           .undrain = [] {},
           .stop =
               [this] {
-                stopped.set_value();
+                told_to_stop = true;
                 shutdown.Request(absl::OkStatus());
+                SetOver();
               },
           .flush_cache = [] {},
           .load = [this] { return LoadNow(); }};
@@ -336,7 +388,10 @@ void Server::Parts::OnFormed(const std::vector<worker::MemberInfo>& members, Inc
   if (leads()) StartLoop();
   pipeline->Connect(members);
   formed.store(true);
-  if (leads()) Register(members, group);
+  if (leads()) {
+    watchdog = std::make_unique<worker::Ticker>(kWatch, [this] { Watch(); });
+    Register(members, group);
+  }
   const absl::Status written = worker::WriteReadyFile(
       config.worker().ready_file(), config.worker().grpc_port(), metrics_server->port());
   if (!written.ok()) shutdown.Request(written);
@@ -387,8 +442,9 @@ void Server::Drain() {
   Parts& p = *parts_;
   const TimePoint deadline = p.DrainDeadline();
   if (!p.leads()) {
+    if (!p.formed) return;  // nobody has work for it
     p.membership->Drain();
-    p.stopped.get_future().wait_until(deadline);
+    p.over.get_future().wait_until(deadline);
     return;
   }
   if (Leader* leader = p.leader()) {
@@ -397,7 +453,8 @@ void Server::Drain() {
       MutexLock lock(p.directory_mu);
       if (p.directory) p.directory->SetState(worker::State::kDraining);
     }
-    if (!leader->WaitIdle(deadline)) spdlog::warn("drain_timeout_ms is over, work is left");
+    const absl::Status idle = leader->WaitIdle(deadline);
+    if (!idle.ok()) spdlog::warn("drained with work left: {}", idle.ToString());
   }
   p.group_leader->Stop();
 }

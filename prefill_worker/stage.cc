@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/check.h"
+#include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/kv_layout.h"
+#include "common/status_macros.h"
 #include "worker/handoff_payload.h"
 #include "worker/sampling_proto.h"
 
@@ -20,6 +21,56 @@ Stage::Stage(engine::PrefillStep& step, kv_transfer::KvSender& sender, HandOverL
       batch_seconds_(metrics.Seconds("prefill_batch_seconds", "One batch on this stage.")),
       rows_(metrics.Counter("prefill_rows_total", "Rows computed by this stage.")) {}
 
+absl::Status Stage::Check(const AttemptStart& start) const {
+  const auto bad = [&](absl::string_view what) {
+    return absl::DataLossError(
+        absl::StrCat("attempt ", start.attempt.value, " begins with ", what));
+  };
+  const auto total = static_cast<int64_t>(start.prompt.size());
+  if (total == 0) return bad("an empty prompt");
+  for (int32_t token : start.prompt)
+    if (token < 0 || token >= options_.vocab_size) return bad("a token outside the vocabulary");
+  if (static_cast<int64_t>(start.pages.size()) < PagesFor(total)) return bad("too few pages");
+  for (int32_t page : start.pages)
+    if (page < 0 || page >= options_.pages) return bad("a page outside the pool");
+  if (start.cached_tokens < 0 || start.cached_tokens >= total ||
+      start.cached_tokens % kPageTokens != 0)
+    return bad("a cached prefix that cannot be");
+  return absl::OkStatus();
+}
+
+absl::Status Stage::Check(const BatchHeader& header) const {
+  struct Progress {
+    int64_t computed, total;
+  };
+  std::map<AttemptId, Progress> all;
+  for (const auto& [id, attempt] : attempts_)
+    all[id] = {attempt.computed, static_cast<int64_t>(attempt.start.prompt.size())};
+  for (const AttemptStart& start : header.starts) {
+    if (all.contains(start.attempt))
+      return absl::DataLossError(
+          absl::StrCat("attempt ", start.attempt.value, " begins with an id that is here already"));
+    BALEEN_RETURN_IF_ERROR(Check(start));
+    all[start.attempt] = {start.cached_tokens, static_cast<int64_t>(start.prompt.size())};
+  }
+  int64_t rows = 0;
+  for (const BatchEntry& entry : header.entries) {
+    const auto it = all.find(entry.attempt);
+    const bool good = it != all.end() && entry.first == it->second.computed && entry.rows > 0 &&
+                      entry.rows <= it->second.total - entry.first;
+    if (!good)
+      return absl::DataLossError(absl::StrCat(
+          "batch ", header.number, ": rows ", entry.first, " + ", entry.rows, " of attempt ",
+          entry.attempt.value, it == all.end() ? ", which is not here" : ""));
+    it->second.computed += entry.rows;
+    rows += entry.rows;
+  }
+  if (rows > options_.max_rows)
+    return absl::DataLossError(absl::StrCat("batch ", header.number, ": ", rows,
+                                            " rows, this stage takes ", options_.max_rows));
+  return absl::OkStatus();
+}
+
 void Stage::Execute(const BatchHeader& header) {
   for (const AttemptStart& start : header.starts) Begin(start);
   if (!header.entries.empty()) Compute(header);
@@ -31,7 +82,7 @@ void Stage::Execute(const BatchHeader& header) {
 }
 
 void Stage::Begin(const AttemptStart& start) {
-  Attempt attempt{.start = start};
+  Attempt attempt{.start = start, .computed = start.cached_tokens};
   const auto sampling = worker::ParseSampling(start.sampling, options_.vocab_size);
   if (sampling.ok()) {
     attempt.sampling = *sampling;
@@ -80,6 +131,7 @@ void Stage::Compute(const BatchHeader& header) {
   for (size_t i = 0; i < header.entries.size(); ++i) {
     const BatchEntry& entry = header.entries[i];
     Attempt& attempt = attempts_.at(entry.attempt);
+    attempt.computed += entry.rows;
     // Before the last pages go out: decode may release them the moment it has them.
     if (chunks[i].last) ledger_.ComputeOver(entry.attempt);
     Push(entry, attempt);

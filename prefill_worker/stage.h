@@ -22,13 +22,18 @@ class Stage {
     int index = 0;
     int size = 1;
     int vocab_size = 0;
+    int pages = 0;                                         // of this stage's pool
+    int max_rows = 0;                                      // of a batch
     std::function<void(std::span<const PageId>)> to_wire;  // WirePool::ToWire
     std::function<void(StageReport)> report;               // to the leader; any thread
   };
   Stage(engine::PrefillStep& step, kv_transfer::KvSender& sender, HandOverLedger& ledger,
         Options options, Metrics& metrics);
 
-  // Applies `header`. Rows' input, on a stage that is not the first, is in the forward's stream.
+  // DataLoss: no leader that is in step with this stage sends such a header.
+  absl::Status Check(const BatchHeader& header) const;
+  // Applies `header`, which Check found good. Rows' input, on a stage that is not the first, is in
+  // the forward's stream.
   void Execute(const BatchHeader& header);
 
  private:
@@ -36,9 +41,11 @@ class Stage {
     AttemptStart start;
     model::SamplingParams sampling;
     std::vector<PageId> pages;
+    int computed = 0;  // tokens with caches, those of the prefix cache included
     std::vector<model::TokenLogprobs> prompt_logprobs;
   };
   bool last() const { return options_.index == options_.size - 1; }
+  absl::Status Check(const AttemptStart& start) const;
   void Begin(const AttemptStart& start);
   engine::PrefillChunk ChunkOf(const BatchEntry& entry, Attempt& attempt) const;
   void Compute(const BatchHeader& header);

@@ -4,7 +4,8 @@
 
 #include <utility>
 
-#include "common/check.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace baleen::prefill_worker {
 
@@ -18,6 +19,19 @@ StageLoop::~StageLoop() { Join(); }
 void StageLoop::Join() {
   Stop();
   if (thread_.joinable()) thread_.join();
+}
+
+bool StageLoop::JoinWithin(Duration limit) {
+  Stop();
+  {
+    const TimePoint deadline = SteadyClock().Now() + limit;
+    MutexLock lock(mu_);
+    while (!ended_)
+      if (!arrived_.WaitUntil(mu_, deadline)) break;
+    if (!ended_) return false;
+  }
+  Join();
+  return true;
 }
 
 void StageLoop::Enqueue(Pipeline::Batch batch) {
@@ -39,18 +53,40 @@ void StageLoop::Stop() {
 
 void StageLoop::Run() {
   pthread_setname_np(pthread_self(), "step");
-  while (std::optional<Pipeline::Batch> batch = Next()) {
-    const BatchHeader& header = batch->header;
-    if (!batch->activations.empty()) {
-      BALEEN_CHECK(batch->activations.size() ==
-                   size_t(header.rows()) * size_t(parts_.hidden_size) * sizeof(float));
-      parts_.backend.CopyIn(parts_.forward.stream().data, batch->activations.data(),
-                            batch->activations.size());
-      parts_.backend.Synchronize();
-    }
-    parts_.stage.Execute(header);
-    if (!parts_.last) PassOn(header);
+  const absl::Status status = RunUntilStop();
+  if (!status.ok()) parts_.broken(status);
+  {
+    MutexLock lock(mu_);
+    ended_ = true;
   }
+  arrived_.NotifyAll();
+}
+
+absl::Status StageLoop::RunUntilStop() {
+  while (std::optional<Pipeline::Batch> batch = Next()) {
+    BALEEN_RETURN_IF_ERROR(Execute(*batch));
+    if (!parts_.last) PassOn(batch->header);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StageLoop::Execute(const Pipeline::Batch& batch) {
+  const BatchHeader& header = batch.header;
+  BALEEN_RETURN_IF_ERROR(parts_.stage.Check(header));
+  const std::span<const std::byte> rows = batch.activations;
+  const bool first = parts_.leader != nullptr;
+  const size_t want =
+      first ? 0 : size_t(header.rows()) * size_t(parts_.hidden_size) * sizeof(float);
+  if (rows.size() != want)
+    return absl::DataLossError(absl::StrCat("batch ", header.number, ": ", rows.size(),
+                                            " bytes of activations, ", header.rows(), " rows need ",
+                                            want));
+  if (!rows.empty()) {
+    parts_.backend.CopyIn(parts_.forward.stream().data, rows.data(), rows.size());
+    parts_.backend.Synchronize();
+  }
+  parts_.stage.Execute(header);
+  return absl::OkStatus();
 }
 
 std::optional<Pipeline::Batch> StageLoop::Next() {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "kernels/backend.h"
 #include "kv_transfer/buffer.h"
@@ -31,6 +32,7 @@ class StageLoop {
     Leader* leader = nullptr;  // on stage 0
     bool last = false;
     int hidden_size = 0;
+    std::function<void(absl::Status)> broken;  // a batch that cannot be: the loop has ended; once
   };
   explicit StageLoop(const Parts& parts);
   ~StageLoop();  // Join
@@ -40,9 +42,13 @@ class StageLoop {
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   // Stop, and waits for the step thread. Enqueue stays legal: what arrives late is not executed.
   void Join();
+  // As Join, but false when the step thread does not end within `limit`.
+  bool JoinWithin(Duration limit) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   void Run();
+  absl::Status RunUntilStop();
+  absl::Status Execute(const Pipeline::Batch& batch);
   std::optional<Pipeline::Batch> Next() ABSL_LOCKS_EXCLUDED(mu_);
   void PassOn(const BatchHeader& header);
 
@@ -52,6 +58,7 @@ class StageLoop {
   CondVar arrived_;
   std::deque<Pipeline::Batch> queue_ ABSL_GUARDED_BY(mu_);
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;  // the step thread is through
   std::thread thread_;
 };
 

@@ -24,8 +24,6 @@ v1::WorkerState ToProto(State state) {
       return v1::READY;
     case State::kDraining:
       return v1::DRAINING;
-    case State::kBroken:
-      return v1::BROKEN;
   }
   return v1::WORKER_STATE_UNSPECIFIED;
 }

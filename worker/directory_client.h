@@ -11,7 +11,7 @@
 namespace baleen::worker {
 
 enum class Role : uint8_t { kPrefill, kDecode };
-enum class State : uint8_t { kStarting, kReady, kDraining, kBroken };
+enum class State : uint8_t { kStarting, kReady, kDraining };
 
 struct GroupRegistration {
   Role role = Role::kPrefill;

@@ -43,7 +43,9 @@ class GroupMembership {
   virtual void Drain() = 0;
   virtual void Undrain() = 0;     // leader only
   virtual void FlushCache() = 0;  // leader only
-  virtual void Stop() = 0;        // leader only: ends all members
+  // Leader only: ends all members. Each ends its stream once it has heard, so that a shutdown of
+  // the gRPC server with some seconds of grace loses nothing.
+  virtual void Stop() = 0;
   // Leader: the latest load of every member, by index, its own included.
   virtual std::vector<Load> Loads() const = 0;
 };

@@ -138,6 +138,8 @@ void MemberStream::Handle(const GroupEvent& event) {
       ended_ = true;
     }
     callbacks_.stop();
+    MutexLock lock(mu_);
+    context_->TryCancel();  // so the leader knows that it was heard, and may go
   }
 }
 

@@ -79,7 +79,7 @@ class UcxTransport final : public Transport {
     std::map<uint64_t, uint64_t> keys;  // -> region of the peer
     std::set<Operation*> pending;
     std::map<uint64_t, Done> flushes;
-    std::shared_ptr<const UcxInbox::Stream> fenced;  // set on Close
+    std::shared_ptr<UcxInbox::Stream> stream;  // the peer's endpoint that is bound to this one
     std::vector<Task> closed;
   };
 
@@ -93,6 +93,7 @@ class UcxTransport final : public Transport {
   void OnHandleClosed(EndpointId id);
   void FinishClose(EndpointId id);
 
+  bool Bind(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream);
   void AnswerFlush(uint64_t process, const FlushHeader& reply);
   void FinishCloses();
   ucs_status_t OnFlushReply(const void* header, size_t header_bytes);
@@ -126,7 +127,10 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
                   [this](std::span<const std::byte> header, Buffer payload) {
                     if (receiver_) receiver_(header, std::move(payload));
                   },
-              .is_open = [this](uint64_t process) { return by_process_.count(process) > 0; },
+              .bind =
+                  [this](uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
+                    return Bind(process, stream);
+                  },
               .answer = [this](uint64_t process,
                                const FlushHeader& reply) { AnswerFlush(process, reply); },
               .puts_ended = [this] { FinishCloses(); }}),
@@ -244,7 +248,17 @@ absl::StatusOr<EndpointId> UcxTransport::Open(absl::string_view address) {
   const EndpointId id = endpoint->id;
   by_process_[peer.number] = id;
   endpoints_[id.value] = std::move(endpoint);
+  inbox_.BindDelivering(peer.number);  // opened in answer to it
   return id;
+}
+
+bool UcxTransport::Bind(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
+  const auto open = by_process_.find(process);
+  if (open == by_process_.end()) return false;
+  Endpoint& endpoint = *endpoints_.at(open->second.value);
+  if (endpoint.stream != nullptr) return false;
+  endpoint.stream = stream;
+  return true;
 }
 
 void UcxTransport::Close(EndpointId id, Task closed) {
@@ -258,7 +272,7 @@ void UcxTransport::Close(EndpointId id, Task closed) {
     by_process_.erase(open);
   // From here on the peer writes nothing: its later puts are dropped, fetches under way are waited
   // for.
-  endpoint.fenced = inbox_.Fence(endpoint.process);
+  if (endpoint.stream != nullptr) inbox_.Fence(*endpoint.stream);
   struct Closing {
     UcxTransport* self;
     EndpointId id;
@@ -301,7 +315,7 @@ void UcxTransport::OnHandleClosed(EndpointId id) {
 void UcxTransport::FinishClose(EndpointId id) {
   const auto it = endpoints_.find(id.value);
   if (it == endpoints_.end() || !it->second->handle_closed) return;
-  if (it->second->fenced != nullptr && it->second->fenced->puts_arriving > 0) return;
+  if (it->second->stream != nullptr && it->second->stream->puts_arriving > 0) return;
   const std::unique_ptr<Endpoint> endpoint = std::move(it->second);
   endpoints_.erase(it);
   for (Task& closed : endpoint->closed) events_.push_back(std::move(closed));

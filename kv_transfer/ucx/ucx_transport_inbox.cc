@@ -1,5 +1,6 @@
 #include "kv_transfer/ucx/ucx_transport_inbox.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -53,22 +54,35 @@ absl::Status UcxInbox::Start(ucp_worker_h worker) {
   });
 }
 
-// The stream of that endpoint; nullptr for an endpoint its process has since replaced.
+// The stream of that endpoint; nullptr for one that is fenced or that its process has replaced.
 std::shared_ptr<UcxInbox::Stream> UcxInbox::StreamOf(const Prefix& prefix) {
-  std::shared_ptr<Stream>& stream = streams_[prefix.process];
-  if (stream != nullptr && prefix.endpoint < stream->endpoint) return nullptr;
-  if (stream == nullptr || prefix.endpoint > stream->endpoint) {
-    stream = std::make_shared<Stream>();
-    stream->endpoint = prefix.endpoint;
+  Peer& peer = peers_[prefix.process];
+  if (prefix.endpoint <= peer.ended) return nullptr;
+  if (peer.newest != nullptr && prefix.endpoint < peer.newest->endpoint) return nullptr;
+  if (peer.newest == nullptr || prefix.endpoint > peer.newest->endpoint) {
+    peer.newest = std::make_shared<Stream>();
+    peer.newest->process = prefix.process;
+    peer.newest->endpoint = prefix.endpoint;
   }
-  return stream;
+  return peer.newest;
 }
 
-std::shared_ptr<const UcxInbox::Stream> UcxInbox::Fence(uint64_t process) {
-  const auto it = streams_.find(process);
-  if (it == streams_.end()) return nullptr;
-  it->second->fenced = true;
-  return it->second;
+bool UcxInbox::Bind(const std::shared_ptr<Stream>& stream) {
+  if (!stream->bound && !stream->fenced) stream->bound = callbacks_.bind(stream->process, stream);
+  return stream->bound;
+}
+
+void UcxInbox::BindDelivering(uint64_t process) {
+  if (delivering_ != nullptr && delivering_->process == process) Bind(delivering_);
+}
+
+void UcxInbox::Fence(Stream& stream) {
+  stream.fenced = true;
+  stream.waiting.clear();
+  stream.flushes.clear();
+  Peer& peer = peers_[stream.process];
+  peer.ended = std::max(peer.ended, stream.endpoint);
+  if (peer.newest != nullptr && peer.newest->endpoint <= peer.ended) peer.newest = nullptr;
 }
 
 // ---- messages ----------------------------------------------------------------------------------
@@ -87,21 +101,27 @@ void UcxInbox::OnMessage(const void* header, size_t header_bytes, void* data, si
   stream->waiting[prefix.sequence] = incoming;
   if (rendezvous) {
     std::byte* const to = incoming->payload.data();
-    return Fetch({this, prefix.process, stream, prefix.sequence, std::move(incoming)}, data, to,
-                 bytes);
+    return Fetch({this, stream, prefix.sequence, std::move(incoming)}, data, to, bytes);
   }
   if (bytes > 0) std::memcpy(incoming->payload.data(), data, bytes);
   incoming->complete = true;
-  DeliverReady(*stream);
+  DeliverReady(stream);
 }
 
-void UcxInbox::DeliverReady(Stream& stream) {
-  for (auto it = stream.waiting.begin();
-       it != stream.waiting.end() && it->first == stream.next && it->second->complete;
-       it = stream.waiting.erase(it), ++stream.next)
-    events_->push_back([this, incoming = it->second] {
-      callbacks_.deliver(incoming->header, std::move(incoming->payload));
-    });
+void UcxInbox::DeliverReady(const std::shared_ptr<Stream>& stream) {
+  auto& waiting = stream->waiting;
+  for (auto it = waiting.begin();
+       it != waiting.end() && it->first == stream->next && it->second->complete;
+       it = waiting.erase(it), ++stream->next)
+    events_->push_back([this, stream, incoming = it->second] { Deliver(stream, *incoming); });
+}
+
+void UcxInbox::Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& message) {
+  if (stream->fenced) return;
+  Bind(stream);
+  delivering_ = stream;
+  callbacks_.deliver(message.header, std::move(message.payload));
+  delivering_ = nullptr;
 }
 
 // Fetches the data of a rendezvous to `to`.
@@ -123,11 +143,12 @@ void UcxInbox::Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes) {
 void UcxInbox::OnFetched(Arrival* arrival, ucs_status_t status) {
   const std::unique_ptr<Arrival> owned(arrival);
   arrivals_.erase(arrival);
-  Stream& stream = *owned->stream;
+  const std::shared_ptr<Stream>& stream = owned->stream;
   if (owned->message == nullptr) {
-    --stream.puts_arriving;
-    return OnPutOver(owned->process, stream, owned->sequence, status);
+    --stream->puts_arriving;
+    return OnPutOver(*stream, owned->sequence, status);
   }
+  if (stream->fenced) return;
   if (status != UCS_OK)  // a hole that nothing fills: the connection is over
     return spdlog::warn("a message was cut off: {}", ucs_status_string(status));
   owned->message->complete = true;
@@ -142,16 +163,15 @@ void UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t
   if (!FromBytes(header, header_bytes, &put)) return;
   const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
   // A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's send complete.
-  if (stream == nullptr || stream->fenced || !callbacks_.is_open(put.prefix.process)) return;
+  if (stream == nullptr || !Bind(stream)) return;
   std::byte* const to = Destination(put, bytes);
-  if (to == nullptr)
-    return OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
+  if (to == nullptr) return OnPutOver(*stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
   if (rendezvous) {
     ++stream->puts_arriving;
-    return Fetch({this, put.prefix.process, stream, put.prefix.sequence, nullptr}, data, to, bytes);
+    return Fetch({this, stream, put.prefix.sequence, nullptr}, data, to, bytes);
   }
   if (bytes > 0) std::memcpy(to, data, bytes);
-  OnPutOver(put.prefix.process, *stream, put.prefix.sequence, UCS_OK);
+  OnPutOver(*stream, put.prefix.sequence, UCS_OK);
 }
 
 // Where it may write; nullptr when the put does not lie inside a region.
@@ -164,11 +184,11 @@ std::byte* UcxInbox::Destination(const PutHeader& put, size_t bytes) const {
   return inside ? it->second.base + (put.address - base) : nullptr;
 }
 
-void UcxInbox::OnPutOver(uint64_t process, Stream& stream, uint32_t sequence, ucs_status_t status) {
+void UcxInbox::OnPutOver(Stream& stream, uint32_t sequence, ucs_status_t status) {
   if (status != UCS_OK && stream.put_status == UCS_OK) stream.put_status = status;
   stream.put_done.insert(sequence);
   while (stream.put_done.erase(stream.put_next) > 0) ++stream.put_next;
-  if (!stream.fenced) return AnswerFlushes(process, stream);
+  if (!stream.fenced) return AnswerFlushes(stream);
   if (stream.puts_arriving == 0) events_->push_back(callbacks_.puts_ended);
 }
 
@@ -176,19 +196,20 @@ void UcxInbox::OnFlush(const void* header, size_t header_bytes) {
   FlushHeader flush = {};
   if (!FromBytes(header, header_bytes, &flush)) return;
   const std::shared_ptr<Stream> stream = StreamOf(flush.prefix);
-  if (stream == nullptr || stream->fenced) return;
+  if (stream == nullptr) return;
   stream->flushes.push_back(flush);
-  AnswerFlushes(flush.prefix.process, *stream);
+  AnswerFlushes(*stream);
 }
 
-void UcxInbox::AnswerFlushes(uint64_t process, Stream& stream) {
+void UcxInbox::AnswerFlushes(Stream& stream) {
   std::erase_if(stream.flushes, [&](const FlushHeader& flush) {
     if (flush.puts > stream.put_next) return false;
     const FlushHeader reply = {.prefix = {self_, flush.prefix.endpoint, 0},
                                .flush = flush.flush,
                                .puts = flush.puts,
                                .code = uint32_t(-stream.put_status)};
-    events_->push_back([this, process, reply] { callbacks_.answer(process, reply); });
+    events_->push_back(
+        [this, process = stream.process, reply] { callbacks_.answer(process, reply); });
     return true;
   });
 }

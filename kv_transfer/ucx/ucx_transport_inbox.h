@@ -19,7 +19,9 @@ namespace baleen::kv_transfer {
 // runs after ucp_worker_progress.
 class UcxInbox {
  public:
-  // What comes from one endpoint of a peer process.
+  // What comes from one endpoint of a peer process. It may write our regions only once it is bound
+  // to an endpoint of ours: one connection attempt there for one here. So the end of ours is the
+  // end of theirs, and says nothing of the next one that may be arriving already.
   struct Stream {
     // Fetches into our regions under way; the last one to end of a fenced stream calls puts_ended.
     int puts_arriving = 0;
@@ -31,7 +33,9 @@ class UcxInbox {
       Buffer payload;
       bool complete = false;
     };
+    uint64_t process = 0;
     uint32_t endpoint = 0;
+    bool bound = false;
     uint32_t next = 0;  // message to deliver
     std::map<uint32_t, std::shared_ptr<Incoming>> waiting;
     // Puts: those before put_next are carried out, and those in put_done.
@@ -43,8 +47,9 @@ class UcxInbox {
   };
   struct Callbacks {
     std::function<void(std::span<const std::byte> header, Buffer payload)> deliver;
-    // Do we have an open endpoint to that process? If not, its puts are dropped.
-    std::function<bool(uint64_t process)> is_open;
+    // Binds the stream to our open endpoint to its process, unless there is none or it has a stream
+    // already. Called before a stream's messages are delivered and its puts are carried out.
+    std::function<bool(uint64_t process, const std::shared_ptr<Stream>& stream)> bind;
     std::function<void(uint64_t process, const FlushHeader& reply)> answer;
     std::function<void()> puts_ended;
   };
@@ -64,18 +69,25 @@ class UcxInbox {
   void RemoveRegion(uint64_t region) { regions_.erase(region); }
   bool HasRegion(uint64_t region) const { return regions_.count(region) > 0; }
 
-  // Drops all later puts of the process's present endpoint. Fetches under way go on: nothing more
-  // is written once puts_arriving is 0. nullptr: nothing ever came from there.
-  std::shared_ptr<const Stream> Fence(uint64_t process);
+  // An endpoint to `process` was opened. If that happened while a message of an unbound stream from
+  // there is being delivered, the endpoint is the answer to it: binds it.
+  void BindDelivering(uint64_t process);
+
+  // Drops all that comes later from that stream and from older ones of its process. Fetches under
+  // way go on: nothing more is written once puts_arriving is 0.
+  void Fence(Stream& stream);
 
  private:
   struct Region {
     std::byte* base;
     size_t bytes;
   };
+  struct Peer {
+    uint32_t ended = 0;  // this endpoint of its and older ones are fenced
+    std::shared_ptr<Stream> newest;
+  };
   struct Arrival {  // one rendezvous on its way in
     UcxInbox* inbox;
-    uint64_t process;
     std::shared_ptr<Stream> stream;
     uint32_t sequence;
     std::shared_ptr<Stream::Incoming> message;  // nullptr: a put
@@ -86,12 +98,14 @@ class UcxInbox {
                  bool rendezvous);
   void OnPut(const void* header, size_t header_bytes, void* data, size_t bytes, bool rendezvous);
   void OnFlush(const void* header, size_t header_bytes);
+  bool Bind(const std::shared_ptr<Stream>& stream);  // is it bound now?
   std::byte* Destination(const PutHeader& put, size_t bytes) const;
   void Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes);
   void OnFetched(Arrival* arrival, ucs_status_t status);
-  void DeliverReady(Stream& stream);
-  void OnPutOver(uint64_t process, Stream& stream, uint32_t sequence, ucs_status_t status);
-  void AnswerFlushes(uint64_t process, Stream& stream);
+  void DeliverReady(const std::shared_ptr<Stream>& stream);
+  void Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& message);
+  void OnPutOver(Stream& stream, uint32_t sequence, ucs_status_t status);
+  void AnswerFlushes(Stream& stream);
 
   const uint64_t self_;
   const std::shared_ptr<BufferPool> buffers_;
@@ -99,7 +113,8 @@ class UcxInbox {
   const Callbacks callbacks_;
   ucp_worker_h worker_ = nullptr;
   std::map<uint64_t, Region> regions_;
-  std::map<uint64_t, std::shared_ptr<Stream>> streams_;  // by process
+  std::map<uint64_t, Peer> peers_;  // by process; what is kept of a gone one is 20 bytes
+  std::shared_ptr<Stream> delivering_;
   std::set<Arrival*> arrivals_;
 };
 

@@ -97,7 +97,6 @@ TEST(StepAgreement, IdleRanksAreWokenByARankWithWork) {
       }
       const auto plan = Agree(ranks.mesh(rank), {.sequences = works ? 5 : 0});
       BALEEN_ASSERT_OK(plan.status());
-      EXPECT_EQ(plan->max_sequences, 5);
       EXPECT_EQ(plan->total_sequences, 5);
       EXPECT_FALSE(plan->finished);
     }
@@ -111,13 +110,12 @@ TEST(StepAgreement, FinishesWhenEveryRankIsDrainedAndOneWantsToEnd) {
   EXPECT_FALSE(Merge(std::vector<P>{{0, true, true}, {0, false, true}}).finished);
   EXPECT_FALSE(Merge(std::vector<P>{{0, true, true}, {3, false, false}}).finished);
   const StepPlan plan = Merge(std::vector<P>{{2, false}, {0, true}, {7, false}});
-  EXPECT_EQ(plan.max_sequences, 7);
   EXPECT_EQ(plan.total_sequences, 9);
 }
 
 TEST(StepAgreement, OneRankAgreesWithItself) {
   RankMesh mesh({}, [](auto, int) { FAIL(); });
-  EXPECT_EQ(Agree(mesh, {.sequences = 3})->max_sequences, 3);
+  EXPECT_EQ(Agree(mesh, {.sequences = 3})->total_sequences, 3);
   EXPECT_TRUE(Agree(mesh, {.drained = true, .exit = true})->finished);
 }
 

@@ -81,7 +81,8 @@ class HandOver : public ::testing::Test {
     senders_.push_back(KvSender::Create(
         *process.links, options,
         {.closed = [this, stage](AttemptId id,
-                                 absl::Status s) { closed_[size_t(stage)][id.value] = s; }},
+                                 absl::Status s) { closed_[size_t(stage)][id.value] = s; },
+         .granted = [this](AttemptId id) { ++granted_[id.value]; }},
         process.metrics));
   }
 
@@ -145,6 +146,7 @@ class HandOver : public ::testing::Test {
   std::map<uint64_t, HandoffRecord> ready_;
   std::map<uint64_t, absl::Status> failed_;
   std::map<uint64_t, int> settled_;
+  std::map<uint64_t, int> granted_;                       // over all stages
   std::vector<std::map<uint64_t, absl::Status>> closed_;  // by stage
 };
 

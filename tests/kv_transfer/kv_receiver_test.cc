@@ -202,6 +202,21 @@ TEST_F(HandOver, TA12_AMissingComponentIsAnErrorThatNamesIt) {
   EXPECT_EQ(Counter(*decode_, "transfer_missing_component_total", {{"component", "index"}}), 1);
 }
 
+TEST_F(HandOver, TA12_AChunkWithOtherBytesThanItsPagesHaveIsRefused) {
+  Start(1);
+  prefill_[0]->links->SetHandler(
+      uint8_t(MessageType::kGrant), [&](LinkId link, std::span<const std::byte>, Buffer payload) {
+        prefill_[0]->links->SendMessage(link, ChunkDone{.grant = Decode<Grant>(payload)->grant,
+                                                        .page_count = 2,
+                                                        .components = kComponentLatent,
+                                                        .bytes = prefill_[0]->page_bytes()});
+      });
+  receiver_->Grant(Request(1, {5, 6}));
+  hub_.Run();
+  EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kDataLoss,
+                                   HasSubstr("KV_INCOMPLETE: chunk 0 of stage 0")));
+}
+
 TEST_F(HandOver, TA12_NotReadyWhileOneStageIsMissing) {
   Start(2);
   BeginAll(1, 1);

@@ -30,6 +30,7 @@ TEST_F(HandOver, PagesWaitForTheGrantAndTheGrantWaitsForBegin) {
   receiver_->Grant(Request(2, {8}));  // attempt 2 has not begun
   hub_.Run();
   EXPECT_TRUE(ready_.empty());
+  EXPECT_EQ(granted_[2], 2) << "every stage hears of it before Begin";
   receiver_->Grant(Request(1, {2}));
   BeginAll(2, 1);
   PagesReadyAll(2, 0, {6});

@@ -78,6 +78,20 @@ TEST_F(Links, OneConnectBringsBothSidesUp) {
   EXPECT_EQ(a.states, (std::vector{LinkState::kConnecting, LinkState::kProbing, LinkState::kUp}));
 }
 
+TEST_F(Links, APeerIsCalledAsItCallsItself) {
+  Node a(hub_, "a"), b(hub_, "prefill-1/0");
+  PeerAddress address = b.links->Self();
+  address.name = "prefill/0";  // what somebody who does not know the group calls it
+  const LinkId link = *a.links->Connect(address);
+  hub_.Run();
+  EXPECT_EQ(a.links->Info(link)->peer_name, "prefill-1/0");
+  const auto up = [&](const char* peer) {
+    return a.metrics.Gauge("transfer_link", "", {{"peer", peer}, {"wire", "loopback"}}).Value();
+  };
+  EXPECT_EQ(up("prefill-1/0"), 1);
+  EXPECT_EQ(up("prefill/0"), 0);
+}
+
 TEST_F(Links, TwoEndsThatConnectAtOnceGetOneLink) {
   Node a(hub_, "a"), b(hub_, "b");
   const LinkId link = a.Connect(b);
@@ -146,6 +160,22 @@ TEST_F(Links, TF2_AProbeThatDoesNotArriveWholeKeepsTheLinkDown) {
   a.Connect(b);
   hub_.Run();
   EXPECT_THAT(a.reason, StatusIs(absl::StatusCode::kDataLoss, HasSubstr("wrong content")));
+}
+
+TEST_F(Links, AProbeThatIsNeverAnsweredEndsTheLink) {
+  Node a(hub_, "a"), b(hub_, "b");
+  hub_.SetFaults([](const LoopbackHub::Op& op) {
+    return op.kind == OpKind::kMessage && op.message_type == uint8_t(MessageType::kProbe)
+               ? Fate::kDrop
+               : Fate::kPass;
+  });
+  a.Connect(b);
+  hub_.Run();
+  Pass(seconds(5));
+  EXPECT_EQ(a.State(b), LinkState::kProbing);
+  Pass(seconds(2));
+  EXPECT_EQ(a.State(b), LinkState::kDown) << "heartbeats alone do not keep it";
+  EXPECT_THAT(a.reason, StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("probe")));
 }
 
 TEST_F(Links, SilenceMakesSuspectThenFenced) {

@@ -31,7 +31,6 @@ Grant AGrant() {
           .ttl_ms = 3,
           .stage = 4,
           .stages = 5,
-          .prefix_pages = 6,
           .pages = {7, 8, 9}};
 }
 Handoff AHandoff() {
@@ -39,7 +38,7 @@ Handoff AHandoff() {
           .attempt = AttemptId{2},
           .stage = 3,
           .pages = 4,
-          .record = {5, 6, 7, 8, {9, 10}, "hidden", "logprobs"}};
+          .record = {5, 6, 7, 8, {9, 10}, "logprobs"}};
 }
 
 TEST(Messages, ARoundTripKeepsEveryField) {

@@ -459,6 +459,34 @@ TEST_P(UcxPair, TA17_TheOwnersCloseFencesThatConnectionForGood) {
   EXPECT_EQ(Byte(99'999), std::byte{4});
 }
 
+// The peer gave a connection up, we did not hear of it, and its next one arrives first: the end of
+// ours to the old one must not touch the new one.
+TEST_P(UcxPair, TheOldConnectionsCloseLeavesThePeersNewOneAlone) {
+  BALEEN_EXPECT_OK(PutAndFlush(std::byte{1}, At(0), 100'000));
+  for (int life = 2; life < 5; ++life) {
+    std::promise<void> answered, closed;
+    RunOn(*b_, [&] {
+      b_->SetReceiver([&](std::span<const std::byte>, Buffer) {  // as LinkTable on a new Hello
+        b_->Close(back_, [&] { closed.set_value(); });
+        back_ = *b_->Open(a_->LocalAddress());
+        answered.set_value();
+      });
+    });
+    RunOn(*a_, [&] {
+      a_->Close(there_, [] {});
+      there_ = *a_->Open(b_->LocalAddress());
+      imported_ = *a_->ImportKey(there_, key_);
+      a_->Send(there_, {}, {}, [](const absl::Status&) {});
+    });
+    ASSERT_EQ(answered.get_future().wait_for(seconds(5)), std::future_status::ready);
+    ASSERT_EQ(closed.get_future().wait_for(seconds(5)), std::future_status::ready);
+    BALEEN_EXPECT_OK(PutAndFlush(std::byte(life), At(0), 100));
+    BALEEN_EXPECT_OK(PutAndFlush(std::byte(life), At(0), 100'000));
+    EXPECT_EQ(Byte(99'999), std::byte(life));
+  }
+  RunOn(*b_, [&] { b_->SetReceiver([](std::span<const std::byte>, Buffer) {}); });
+}
+
 TEST_P(UcxPair, ClosingCancelsWhatIsUnderWay) {
   RunOn(*b_, [&] { b_->Close(back_, [] {}); });  // so that nothing answers
   std::promise<absl::Status> flushed;

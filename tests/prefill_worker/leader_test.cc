@@ -233,6 +233,100 @@ TEST_F(LeaderTest, StopsAdmittingWhileTooMuchWaitsForGrants) {
   EXPECT_EQ(second->starts[0].attempt.value, 2u);
 }
 
+// Two requests in opposite order here and at decode, pools with room for one: the one without a
+// grant gives way, or both would wait for each other.
+TEST_F(LeaderTest, AGrantedAttemptDoesNotWaitForPagesOfOneWithoutAGrant) {
+  Make(Defaults());
+  BALEEN_ASSERT_OK(Submit(1, 20 * 64));
+  Compute(1, 20 * 64);
+  leader_->Granted({2});  // may come before Submit
+  BALEEN_ASSERT_OK(Submit(2, 20 * 64, 5000));
+  const auto abort = leader_->NextBatch();
+  EXPECT_EQ(abort->aborts, (std::vector<AttemptId>{{1}}));
+  EXPECT_TRUE(abort->starts.empty());
+  End(1, absl::CancelledError("aborted"));
+  const auto next = leader_->NextBatch();
+  ASSERT_EQ(next->starts.size(), 1u);
+  EXPECT_EQ(next->starts[0].attempt.value, 2u);
+  EXPECT_EQ(logs_[1].events().back(), "finished UNAVAILABLE");
+  EXPECT_EQ(leader_->load().ungranted_tokens, 0);
+}
+
+TEST_F(LeaderTest, NobodyGivesWayToWhatFitsOnceTheGrantedOnesHaveEnded) {
+  Make(Defaults());
+  BALEEN_ASSERT_OK(Submit(1, 10 * 64));
+  BALEEN_ASSERT_OK(Submit(2, 20 * 64, 5000));
+  Compute(1, 10 * 64);
+  Compute(2, 20 * 64);
+  leader_->Granted({2});
+  BALEEN_ASSERT_OK(Submit(3, 20 * 64, 9000));
+  leader_->Granted({3});
+  BALEEN_ASSERT_OK(Submit(4, 64, 20000));
+  End(2);
+  const auto next = leader_->NextBatch();
+  EXPECT_TRUE(next->aborts.empty());
+  ASSERT_EQ(next->starts.size(), 2u);
+  EXPECT_EQ(next->starts[0].attempt.value, 3u);
+}
+
+TEST_F(LeaderTest, GrantedAttemptsGoFirstAndNeedNoCredit) {
+  LeaderOptions options = Defaults();
+  options.max_ungranted_tokens = 200;
+  Make(options);
+  BALEEN_ASSERT_OK(Submit(1, 100));
+  BALEEN_ASSERT_OK(Submit(2, 150));
+  BALEEN_ASSERT_OK(Submit(3, 150));
+  leader_->Granted({3});
+  const auto first = leader_->NextBatch();
+  ASSERT_EQ(first->starts.size(), 2u);
+  EXPECT_EQ(first->starts[0].attempt.value, 3u);
+  EXPECT_EQ(first->starts[1].attempt.value, 1u);
+  EXPECT_EQ(leader_->load().ungranted_tokens, 100);
+}
+
+TEST_F(LeaderTest, ABrokenGroupEndsItsAttemptsWithTheCauseWhateverTheStepThreadDoes) {
+  Make(Defaults());
+  BALEEN_ASSERT_OK(Submit(1, 100));
+  ASSERT_TRUE(leader_->NextBatch());
+  BALEEN_ASSERT_OK(Submit(2, 100));
+  leader_->Cancel({1});
+  std::jthread waits([&] {
+    EXPECT_THAT(leader_->WaitIdle(SteadyClock().Now() + std::chrono::minutes(1)),
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("stage 1 vanished")));
+  });
+  leader_->Break(absl::UnavailableError("stage 1 vanished"));
+  leader_->Break(absl::InternalError("a consequence"));
+  EXPECT_EQ(logs_[1].events().back(), "finished UNAVAILABLE");
+  EXPECT_EQ(logs_[2].events().back(), "finished UNAVAILABLE");
+  EXPECT_THAT(Submit(3, 10), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("vanished")));
+  End(1, absl::CancelledError("late"));
+  EXPECT_EQ(leader_->NextBatch(), std::nullopt);
+  EXPECT_EQ(logs_[1].events().size(), 2u) << "ends once";
+}
+
+TEST_F(LeaderTest, WaitIdleSaysWhatIsLeft) {
+  Make(Defaults());
+  BALEEN_EXPECT_OK(leader_->WaitIdle(SteadyClock().Now()));
+  BALEEN_ASSERT_OK(Submit(1, 100));
+  EXPECT_THAT(leader_->WaitIdle(SteadyClock().Now()),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("1 attempts")));
+}
+
+TEST_F(LeaderTest, TheOldestBatchUnderWayIsKnown) {
+  Make(Defaults());
+  EXPECT_FALSE(leader_->OldestBatch());
+  BALEEN_ASSERT_OK(Submit(1, 200));
+  const auto first = leader_->NextBatch();
+  const auto began = leader_->OldestBatch();
+  ASSERT_TRUE(began);
+  const auto second = leader_->NextBatch();
+  EXPECT_EQ(leader_->OldestBatch(), began);
+  Done(*first);
+  Done(*second);
+  Settle();
+  EXPECT_FALSE(leader_->OldestBatch());
+}
+
 TEST_F(LeaderTest, AtMostStagesPlusOneBatchesAreUnderWay) {
   Make(Defaults());
   BALEEN_ASSERT_OK(Submit(1, 30 * 64));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <future>
 
 #include "absl/strings/str_cat.h"
 #include "kv_transfer/loopback_transport.h"
@@ -110,6 +111,40 @@ TEST_F(PipelineTest, NonsenseBreaksTheGroupInsteadOfTheProcess) {
   EXPECT_TRUE(second_.log.WaitFor("batch: header i"));
   SendNonsense(kBatchMessage, std::vector<std::byte>(8));
   EXPECT_TRUE(second_.log.WaitFor("batch header: w"));
+}
+
+TEST_F(PipelineTest, ABatchThatIsNotTheNextOneBreaksTheGroup) {
+  first_.pipeline->SendBatch({.number = 1}, {});
+  ASSERT_TRUE(second_.log.WaitFor("batch 1 bytes 0 first 0"));
+  first_.pipeline->SendBatch({.number = 3}, {});
+  EXPECT_TRUE(second_.log.WaitFor("batch 3 after b"));
+  first_.pipeline->SendBatch({.number = 1}, {});
+  EXPECT_TRUE(second_.log.WaitFor("batch 1 after b"));
+}
+
+TEST_F(PipelineTest, OnlyThePreviousStagesBatchesAndMembersReportsCount) {
+  End stranger(hub_, 7);
+  stranger.pipeline->Connect(members_);  // has no place among them
+  stranger.pipeline->Report({.attempt = {7}});
+  const std::vector<std::byte> header = Encode(BatchHeader{.number = 1});
+  const auto size = static_cast<uint32_t>(header.size());
+  auto message = std::make_shared<std::vector<std::byte>>();
+  for (const auto piece : {std::as_bytes(std::span(&size, 1)), std::as_bytes(std::span(header))})
+    message->insert(message->end(), piece.begin(), piece.end());
+  auto sent = std::make_shared<std::promise<void>>();
+  stranger.transport->Post([&, message, sent] {
+    const auto link = stranger.links->Connect(second_.links->Self());
+    const std::span<const std::byte> whole[] = {*message};
+    stranger.links->Send(*link, kBatchMessage, {}, whole,
+                         [message, sent](const absl::Status&) { sent->set_value(); });
+  });
+  sent->get_future().wait();
+  second_.pipeline->Report({.attempt = {8}});
+  ASSERT_TRUE(first_.log.WaitFor("report 8 "));
+  first_.pipeline->SendBatch({.number = 1, .entries = {{.attempt = {1}}}}, {});
+  ASSERT_TRUE(second_.log.WaitFor("batch 1 bytes 0 first 0"));
+  EXPECT_EQ(first_.log.events(), (std::vector<std::string>{"report 8 "}));
+  EXPECT_EQ(second_.log.events(), (std::vector<std::string>{"batch 1 bytes 0 first 0"}));
 }
 
 TEST_F(PipelineTest, ABrokenLinkNamesTheStage) {

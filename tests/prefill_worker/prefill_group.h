@@ -83,17 +83,20 @@ class PrefillStage {
             .index = index,
             .size = size,
             .vocab_size = FakeForward::kVocab,
+            .pages = kPrefillPages,
+            .max_rows = chunk,
             .to_wire = [](std::span<const PageId>) {},  // the pool is at the wire
             .report = report},
         metrics_);
-    loop_ = std::make_unique<prefill_worker::StageLoop>(
-        prefill_worker::StageLoop::Parts{.backend = *backend_,
-                                         .forward = host_.forward,
-                                         .stage = *stage_,
-                                         .pipeline = *pipeline_,
-                                         .leader = leader_.get(),
-                                         .last = index == size - 1,
-                                         .hidden_size = FakeForward::kDim});
+    loop_ = std::make_unique<prefill_worker::StageLoop>(prefill_worker::StageLoop::Parts{
+        .backend = *backend_,
+        .forward = host_.forward,
+        .stage = *stage_,
+        .pipeline = *pipeline_,
+        .leader = leader_.get(),
+        .last = index == size - 1,
+        .hidden_size = FakeForward::kDim,
+        .broken = [this](absl::Status why) { broken_log.Add(std::string(why.message())); }});
   }
   ~PrefillStage() { loop_->Stop(); }
 
@@ -111,6 +114,13 @@ class PrefillStage {
   void Connect(const std::vector<worker::MemberInfo>& members) { pipeline_->Connect(members); }
   prefill_worker::Leader& leader() { return *leader_; }
   FakeForward& forward() { return host_.forward; }
+  // What only a stage gone mad would make of a batch.
+  void Enqueue(prefill_worker::BatchHeader header, std::span<const std::byte> activations = {}) {
+    loop_->Enqueue({.header = std::move(header), .activations = activations});
+  }
+
+  EventLog broken_log;  // why the step loop ended by itself
+
   // Of all pages pushed: how many puts, and their bytes.
   double pieces() { return metrics_.Counter("transfer_sent_pieces_total", "").Value(); }
 

@@ -268,5 +268,35 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PrefillGroup,
                                            Shape{4, 1, 8192, "shm"}, Shape{1, 1, 512, "tcp"},
                                            Shape{2, 3, 64, "tcp"}, Shape{4, 1, 8192, "tcp"}));
 
+// A batch of 128 rows at most on the second of two stages, after which its loop must have ended.
+void ExpectRefused(const BatchHeader& header, size_t activation_bytes, const std::string& why) {
+  kv_transfer::LoopbackHub hub;
+  const Wire wire = [&](const std::string& name) { return hub.Create(name); };
+  PrefillStage stage(wire, /*index=*/1, /*size=*/2, /*drafts=*/0, /*chunk=*/128);
+  const std::vector<std::byte> activations(activation_bytes);
+  stage.Enqueue(header, activations);
+  EXPECT_TRUE(stage.broken_log.WaitFor(why)) << why;
+}
+
+TEST(StageLoop, ABatchThatCannotBeBreaksTheGroupInsteadOfTheProcess) {
+  constexpr size_t kRow = FakeForward::kDim * sizeof(float);
+  const AttemptStart start{.attempt = {1}, .prompt = Prompt(100), .pages = {0, 1}};
+  ExpectRefused({.number = 1, .entries = {{{2}, 0, 10}}}, 10 * kRow,
+                "batch 1: rows 0 + 10 of attempt 2, which is not here");
+  ExpectRefused({.number = 2, .starts = {start}, .entries = {{{1}, 64, 36}}}, 36 * kRow,
+                "batch 2: rows 64 + 36 of attempt 1");
+  ExpectRefused({.number = 3, .starts = {start}, .entries = {{{1}, 0, 100}}}, 5,
+                absl::StrCat("batch 3: 5 bytes of activations, 100 rows need ", 100 * kRow));
+  ExpectRefused({.number = 4, .starts = {start, start}}, 0,
+                "attempt 1 begins with an id that is here already");
+  AttemptStart other = start;
+  other.pages = {0, kPrefillPages};
+  ExpectRefused({.number = 5, .starts = {other}}, 0,
+                "attempt 1 begins with a page outside the pool");
+  other = {.attempt = {1}, .prompt = Prompt(200), .pages = {0, 1, 2, 3}};
+  ExpectRefused({.number = 6, .starts = {other}, .entries = {{{1}, 0, 200}}}, 200 * kRow,
+                "batch 6: 200 rows, this stage takes 128");
+}
+
 }  // namespace
 }  // namespace baleen::prefill_worker

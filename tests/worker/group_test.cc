@@ -88,6 +88,19 @@ TEST_F(GroupTest, AMemberMayJoinLongAfterTheOthers) {
   EXPECT_TRUE(member_log_.WaitFor("stop"));
 }
 
+TEST_F(GroupTest, AStopIsHeardBeforeTheServerGoesAndIsNoFailure) {
+  StartLeader(2);
+  auto one = JoinGroup(Options(1, 2), Recording(member_log_));
+  ASSERT_TRUE(leader_log_.WaitFor("formed 0,1 1000"));
+  leader_->Stop();
+  const auto start = std::chrono::steady_clock::now();
+  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10))
+      << "the member ends its stream";
+  EXPECT_EQ(member_log_.events().back(), "stop");
+  EXPECT_EQ(leader_log_.events().size(), 1u);
+}
+
 TEST_F(GroupTest, LoadsOfAllMembersReachTheLeader) {
   StartLeader(2);
   auto one = JoinGroup(Options(1, 2), Recording(member_log_, 7));
