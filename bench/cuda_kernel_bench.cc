@@ -36,12 +36,7 @@ class Bench {
                                .experts = 32,
                                .experts_per_row = 8,
                                .expert_width = 2048,
-                               .hidden = 7168,
-                               .widest_output = 65536,
-                               .head_rows = 128,
-                               .vocabulary = 129280,
-                               .heads = 128,
-                               .kv_lora = 512};
+                               .head_rows = 128};
     UseLimits(limits);
   }
 

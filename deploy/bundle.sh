@@ -20,8 +20,8 @@ for program in "$@"; do
   done
 done
 # UCX loads its transports from a folder beside the library.
-ucx=$(ldd "$1" | awk '$1 ~ /^libucp\.so/ {print $3}')
-[ -n "$ucx" ] && [ -d "$(dirname "$(realpath "$ucx")")/ucx" ] && cp -rL "$(dirname "$(realpath "$ucx")")/ucx" "$out/lib/"
+ucx=$(ldd "$@" | awk '$1 ~ /^libucp\.so/ {print $3; exit}')
+if [ -n "$ucx" ]; then cp -rL "$(dirname "$(realpath "$ucx")")/ucx" "$out/lib/"; fi
 cat >"$out/run" <<'RUN'
 #!/usr/bin/env bash
 here=$(cd "$(dirname "$0")" && pwd)

@@ -16,12 +16,7 @@ struct StepLimits {
   int experts = 0;      // of this process
   int experts_per_row = 0;
   int expert_width = 0;  // moe_intermediate_size
-  int hidden = 0;
-  int widest_output = 0;  // of a Linear, the head's apart
-  int head_rows = 0;      // of the head's Linear
-  int vocabulary = 0;
-  int heads = 0;
-  int kv_lora = 0;
+  int head_rows = 0;     // of the head's Linear
 };
 
 // The one seam between model code and hardware. Model code calls ops and never includes a CUDA

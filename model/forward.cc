@@ -76,20 +76,12 @@ Matrix AsMatrix(const kernels::Weight& w) {
 // The largest step, for the backend's scratch.
 kernels::StepLimits LimitsOf(const ModelConfig& c, const Shard& shard, const ForwardOptions& o) {
   const int experts = shard.end_expert - shard.first_expert;
-  return {
-      .rows = o.max_rows,
-      .expert_rows = o.max_rows * (c.n_routed_experts / experts),
-      .experts = experts,
-      .experts_per_row = c.num_experts_per_tok,
-      .expert_width = c.moe_intermediate_size,
-      .hidden = c.hidden_size,
-      .widest_output = std::max({c.num_attention_heads * std::max(c.qk_head_dim(), c.kv_lora_rank),
-                                 2 * c.intermediate_size, 2 * c.shared_intermediate_size(),
-                                 c.hidden_size, c.index_n_heads * c.index_head_dim}),
-      .head_rows = o.max_head_rows,
-      .vocabulary = c.vocab_size,
-      .heads = c.num_attention_heads,
-      .kv_lora = c.kv_lora_rank};
+  return {.rows = o.max_rows,
+          .expert_rows = o.max_rows * (c.n_routed_experts / experts),
+          .experts = experts,
+          .experts_per_row = c.num_experts_per_tok,
+          .expert_width = c.moe_intermediate_size,
+          .head_rows = o.max_head_rows};
 }
 
 size_t RopeTableBytes(const ModelConfig& c, const ForwardOptions& o) {

@@ -51,10 +51,16 @@ absl::StatusOr<std::vector<int32_t>> ExtraEos(const std::string& directory) {
   const std::string file = directory + "/generation_config.json";
   if (!std::filesystem::exists(file)) return std::vector<int32_t>();
   BALEEN_ASSIGN_OR_RETURN(const ordered_json json, ReadJson(file));
-  const ordered_json eos = json.is_object() ? json.value("eos_token_id", ordered_json()) : json;
+  if (!json.is_object()) return absl::InvalidArgumentError(file + ": is no object");
+  if (!json.contains("eos_token_id")) return std::vector<int32_t>();
+  const ordered_json& eos = json["eos_token_id"];
   std::vector<int32_t> ids;
-  for (const ordered_json& id : eos.is_array() ? eos : ordered_json::array({eos}))
-    if (id.is_number_unsigned()) ids.push_back(id.get<int32_t>());
+  for (const ordered_json& id : eos.is_array() ? eos : ordered_json::array({eos})) {
+    if (!id.is_number_unsigned())
+      return absl::InvalidArgumentError(file +
+                                        ": eos_token_id: is neither an id nor a list of ids");
+    ids.push_back(id.get<int32_t>());
+  }
   return ids;
 }
 

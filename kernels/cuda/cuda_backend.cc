@@ -74,7 +74,7 @@ void CudaBackend::HeadLinear(const HeadLinearParams& p) {
   LaunchHeadLinear(p, workspace_, stream_);
 }
 void CudaBackend::SparseAttention(const SparseAttentionParams& p) {
-  LaunchSparseAttention(p, limits_, workspace_, stream_);
+  LaunchSparseAttention(p, limits_, stream_);
 }
 void CudaBackend::Gate(const GateParams& p) { LaunchGate(p, stream_); }
 void CudaBackend::SiluMul(const SiluMulParams& p) { LaunchSiluMul(p, stream_); }
@@ -84,8 +84,7 @@ void CudaBackend::GatherRows(const GatherRowsParams& p) { LaunchGatherRows(p, st
 void CudaBackend::Concat(const ConcatParams& p) { LaunchConcat(p, stream_); }
 
 size_t CudaBackend::ScratchBytes(const StepLimits& limits) const {
-  return kCounterBytes +
-         std::max({LinearBytes(limits), ExpertsBytes(limits), SparseAttentionBytes(limits)});
+  return kCounterBytes + std::max(LinearBytes(limits), ExpertsBytes(limits));
 }
 
 void CudaBackend::UseScratch(const StepLimits& limits, void* memory, size_t bytes) {

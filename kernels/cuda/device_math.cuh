@@ -7,41 +7,11 @@
 
 #include "kernels/float_formats.h"
 
-// Conversions, quantisation and reductions that several kernels need.
+// Quantisation, sums and SiLU, as several kernels need them.
 namespace baleen::kernels::cuda {
 
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-template <typename T>
-__device__ float ToF32(T v);
-template <>
-__device__ inline float ToF32(float v) {
-  return v;
-}
-template <>
-__device__ inline float ToF32(__nv_bfloat16 v) {
-  return __bfloat162float(v);
-}
-
-template <typename T>
-__device__ T FromF32(float v);
-template <>
-__device__ inline float FromF32(float v) {
-  return v;
-}
-template <>
-__device__ inline __nv_bfloat16 FromF32(float v) {
-  return __float2bfloat16_rn(v);
-}
-
-// Round to nearest even, saturating at +-448, as F32ToE4m3 of float_formats.h.
-__device__ inline uint8_t ToE4m3(float v) {
-  return __nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
-}
-__device__ inline float E4m3ToFloat(uint8_t v) {
-  return __half2float(__half(__nv_cvt_fp8_to_halfraw(v, __NV_E4M3)));
-}
 
 // Quantisation (4.1). A group of 128 values that share a scale lies in 128 / N neighbouring lanes,
 // N consecutive values in each. Results are those of QuantScale and F32ToE4m3 bit for bit, whatever
@@ -90,31 +60,12 @@ __device__ inline float WarpSum(float v) {
   for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(kAllLanes, v, d);
   return v;
 }
-__device__ inline float WarpMax(float v) {
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, d));
-  return v;
-}
 
 // silu(g) * u in f32. exp stands still from 88 on, where it is still finite, and both sides of the
 // quotient are divided by 4: __fdividef wants a divisor below 2^126.
 __device__ inline float SiluTimes(float g, float u) {
   const float e = expf(fminf(-g, 88.0f));
   return __fdividef(g * 0.25f, fmaf(e, 0.25f, 0.25f)) * u;
-}
-
-// Sum over a block of kWarps warps; every thread gets it. Two barriers.
-template <int kWarps>
-__device__ float BlockSum(float v) {
-  __shared__ float partial[kWarps];
-  v = WarpSum(v);
-  __syncthreads();  // the previous sum has been read
-  if (threadIdx.x % kWarpThreads == 0) partial[threadIdx.x / kWarpThreads] = v;
-  __syncthreads();
-  v = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) v += partial[w];
-  return v;
 }
 
 }  // namespace baleen::kernels::cuda

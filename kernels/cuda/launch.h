@@ -46,8 +46,8 @@ void LaunchHeadLinear(const HeadLinearParams& p, Workspace workspace, cudaStream
 size_t ExpertsBytes(const StepLimits& limits);
 void LaunchExperts(const ExpertsParams& p, Workspace workspace, cudaStream_t stream);
 
-size_t SparseAttentionBytes(const StepLimits& limits);
+// Needs none; how a row's keys are split follows from `limits`.
 void LaunchSparseAttention(const SparseAttentionParams& p, const StepLimits& limits,
-                           Workspace workspace, cudaStream_t stream);
+                           cudaStream_t stream);
 
 }  // namespace baleen::kernels::cuda

@@ -118,10 +118,7 @@ Args ArgsFor(const SparseAttentionParams& p, int splits) {
 }  // namespace
 }  // namespace sparse_attention
 
-// Partial results stay in shared memory.
-size_t SparseAttentionBytes(const StepLimits&) { return 0; }
-
-void LaunchSparseAttention(const SparseAttentionParams& p, const StepLimits& limits, Workspace,
+void LaunchSparseAttention(const SparseAttentionParams& p, const StepLimits& limits,
                            cudaStream_t stream) {
   using namespace sparse_attention;
   if (p.rows.rows == 0) return;

@@ -78,8 +78,9 @@ TEST_F(GroupTest, AMemberMayJoinLongAfterTheOthers) {
   constexpr int kLeaseMs = 1000;
   StartLeader(3, kLeaseMs);
   auto one = JoinGroup(Options(1, 3, kLeaseMs), Recording(member_log_));
-  EventLog early, other_log;
-  EXPECT_FALSE(early.WaitFor("nothing", 1, std::chrono::milliseconds(2 * kLeaseMs)));
+  EventLog other_log;
+  EXPECT_FALSE(leader_log_.WaitFor("group member 1 silent for 1000 ms", 1,
+                                   std::chrono::milliseconds(2 * kLeaseMs)));
   auto two = JoinGroup(Options(2, 3, kLeaseMs), Recording(other_log));
   EXPECT_TRUE(member_log_.WaitFor("formed 0,1,2 1000"));
   EXPECT_FALSE(leader_log_.WaitFor("group member 1 silent for 1000 ms", 1,

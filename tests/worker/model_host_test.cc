@@ -108,7 +108,7 @@ TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {
   BALEEN_EXPECT_OK((*host)->BuildForward(nullptr));
 }
 
-TEST(ModelHost, CudaSaysThatItIsNotThereYet) {
+TEST(ModelHost, CudaWithoutItsBackendOrAGpuIsAClearError) {
   ModelOptions options = Options();
   options.device = "cuda";
   EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),

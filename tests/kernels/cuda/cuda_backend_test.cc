@@ -44,12 +44,7 @@ TEST_F(CudaBackendTest, ScratchGrowsWithTheLimits) {
                       .experts = 1,
                       .experts_per_row = 1,
                       .expert_width = 128,
-                      .hidden = 256,
-                      .widest_output = 256,
-                      .head_rows = 1,
-                      .vocabulary = 4096,
-                      .heads = 4,
-                      .kv_lora = 512};
+                      .head_rows = 1};
   StepLimits large = small;
   large.expert_rows = large.rows = 4096;
   large.experts_per_row = 8;

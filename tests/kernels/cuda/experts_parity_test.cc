@@ -105,8 +105,7 @@ class ExpertsParity : public testing::GpuTest {
                     .expert_rows = 700,
                     .experts = 256,
                     .experts_per_row = 8,
-                    .expert_width = 2048,
-                    .kv_lora = 512});
+                    .expert_width = 2048});
   }
 
   Weight OnDevice(const Weight& w) {

@@ -87,7 +87,7 @@ class LinearParity : public testing::GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (gpu_ != nullptr) ReserveScratch({.rows = kMaxRows, .head_rows = 1, .kv_lora = 512});
+    if (gpu_ != nullptr) ReserveScratch({.rows = kMaxRows, .head_rows = 1});
   }
 
   Weight OnDevice(const Weight& w) {

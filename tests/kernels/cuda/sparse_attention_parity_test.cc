@@ -80,7 +80,7 @@ void SelectKeys(Rows& rows, const TestCache& cache, int topk, uint32_t seed) {
 
 class SparseAttention : public GpuTest {
  protected:
-  void UseLimits(int rows) { ReserveScratch({.rows = rows, .heads = 128, .kv_lora = kLora}); }
+  void UseLimits(int rows) { ReserveScratch({.rows = rows}); }
 
   static SparseAttentionParams Params(const Rows& rows, const Matrix& q, const Matrix& q_heads,
                                       const LayerCache& cache, const RowMap& map,
