@@ -83,6 +83,10 @@ absl::Status ShutdownSignal::Wait() {
   signalfd_siginfo signal;
   if (fds[0].revents != 0 && read(signal_fd_, &signal, sizeof(signal)) == sizeof(signal))
     spdlog::info("signal {} received, draining", signal.ssi_signo);
+  return status();
+}
+
+absl::Status ShutdownSignal::status() const {
   MutexLock lock(state_->mu);
   return state_->first;
 }

@@ -25,6 +25,8 @@ class ShutdownSignal {
   void Request(absl::Status why);
   // Blocks until a signal or Request. Main thread only.
   absl::Status Wait();
+  // The first error so far. Any thread.
+  absl::Status status() const;
   // Blocks the signals in this and all later threads. Main thread, before any other exists.
   ShutdownSignal();
   ShutdownSignal(const ShutdownSignal&) = delete;
@@ -43,7 +45,8 @@ void LogEffectiveConfig(const google::protobuf::Message& config);
 }
 
 // The life of one process: block signals, parse the config file, Server::Create(config, shutdown),
-// wait for SIGTERM/SIGINT or for the server's own request, Drain, destroy.
+// wait for SIGTERM/SIGINT or for the server's own request, Drain, destroy. What breaks while it
+// drains is an error too.
 //   static absl::StatusOr<std::unique_ptr<Server>> Server::Create(const Config&, ShutdownSignal&);
 //   void Server::Drain();   // finishes what is running, within the configured time
 template <typename Server, typename Config>
@@ -53,9 +56,8 @@ absl::Status RunServer(const std::string& config_path) {
   BALEEN_RETURN_IF_ERROR(ReadTextProto(config_path, &config));
   internal::LogEffectiveConfig(config);
   BALEEN_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Create(config, shutdown));
-  absl::Status why = shutdown.Wait();
-  if (why.ok()) server->Drain();
-  return why;
+  if (shutdown.Wait().ok()) server->Drain();
+  return shutdown.status();
 }
 
 }  // namespace baleen

@@ -115,7 +115,7 @@ struct Server::Parts {
   std::unique_ptr<Leader> leader_owner;
   std::unique_ptr<StageLoop> loop;
   std::atomic<bool> formed = false;
-  std::atomic<bool> told_to_stop = false;  // by the leader: what vanishes now is no failure
+  std::atomic<bool> ending = false;  // the leader says so: what vanishes now is no failure
   std::atomic<bool> over_set = false;
   std::promise<void> over;  // told to stop, or broken: there is nothing to wait for
   std::unique_ptr<worker::GroupLeader> group_leader;
@@ -259,7 +259,7 @@ void Server::Parts::StartLoop() {
 
 // The group cannot go on: its attempts end with the cause, then the process does. Any thread.
 void Server::Parts::Broken(const absl::Status& why) {
-  if (told_to_stop) return;
+  if (ending) return;
   if (Leader* l = leader()) l->Break(why);
   shutdown.Request(why);
   SetOver();
@@ -345,7 +345,7 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
           .undrain = [] {},
           .stop =
               [this] {
-                told_to_stop = true;
+                ending = true;
                 shutdown.Request(absl::OkStatus());
                 SetOver();
               },
@@ -456,6 +456,7 @@ void Server::Drain() {
     const absl::Status idle = leader->WaitIdle(deadline);
     if (!idle.ok()) spdlog::warn("drained with work left: {}", idle.ToString());
   }
+  p.ending = true;
   p.group_leader->Stop();
 }
 

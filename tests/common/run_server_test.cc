@@ -56,5 +56,33 @@ TEST(ShutdownSignal, KeepsTheFirstError) {
               testing::StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 1")));
 }
 
+// Gets SIGTERM as soon as it runs.
+class TerminatedServer {
+ public:
+  static absl::StatusOr<std::unique_ptr<TerminatedServer>> Create(const v1::RouterConfig& config,
+                                                                  ShutdownSignal& shutdown) {
+    kill(getpid(), SIGTERM);
+    return std::make_unique<TerminatedServer>(config.model(), shutdown);
+  }
+  TerminatedServer(std::string model, ShutdownSignal& shutdown)
+      : model_(std::move(model)), shutdown_(shutdown) {}
+  void Drain() {
+    if (model_ == "breaks") shutdown_.Request(absl::UnavailableError("rank 1 vanished"));
+  }
+
+ private:
+  const std::string model_;
+  ShutdownSignal& shutdown_;
+};
+
+TEST(RunServer, ADrainInGoodOrderIsOk) {
+  BALEEN_EXPECT_OK((RunServer<TerminatedServer, v1::RouterConfig>(WriteFile("model: 'm'"))));
+}
+
+TEST(RunServer, WhatBreaksWhileItDrainsIsItsError) {
+  EXPECT_THAT((RunServer<TerminatedServer, v1::RouterConfig>(WriteFile("model: 'breaks'"))),
+              testing::StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 1")));
+}
+
 }  // namespace
 }  // namespace baleen
