@@ -72,7 +72,7 @@ void LinkTable::Core::Stop() {
 
 // ---- opening and the handshake -----------------------------------------------------------------
 
-Link& LinkTable::Core::Open(const PeerAddress& peer) {
+Link& LinkTable::Core::Open(const PeerAddress& peer, uint64_t answers) {
   auto owned = std::make_unique<Link>();
   Link& link = *owned;
   link.id = LinkId{RandomId()};
@@ -91,7 +91,7 @@ Link& LinkTable::Core::Open(const PeerAddress& peer) {
   }
   link.endpoint = *endpoint;
   link.fence = transport_.FenceOf(link.endpoint);
-  SendHello(link);
+  SendHello(link, answers);
   return link;
 }
 
@@ -102,13 +102,14 @@ absl::StatusOr<LinkId> LinkTable::Core::Connect(const PeerAddress& peer) {
     return absl::InvalidArgumentError(absl::StrCat(peer.name, ": no incarnation"));
   if (const auto open = open_.find(peer.incarnation.value); open != open_.end())
     return open->second;
-  return Open(peer).id;
+  return Open(peer, /*answers=*/0).id;
 }
 
-void LinkTable::Core::SendHello(Link& link) {
+void LinkTable::Core::SendHello(Link& link, uint64_t answers) {
   Hello hello = {.from = options_.incarnation,
                  .to = link.peer.incarnation,
                  .token = link.id.value,
+                 .answers = answers,
                  .name = options_.name,
                  .transport_address = transport_.LocalAddress(),
                  .fingerprint = options_.fingerprint,
@@ -128,11 +129,17 @@ void LinkTable::Core::SendHello(Link& link) {
 
 void LinkTable::Core::OnHello(const Hello& hello) {
   if (hello.to != options_.incarnation || hello.token == 0) return Drop("stale_incarnation");
+  const Link* asked = Get(LinkId{hello.answers});
+  if (hello.answers != 0 && (asked == nullptr || !IsOpen(asked->state))) return Drop("stale_link");
   Link* link = nullptr;
   if (const auto open = open_.find(hello.from.value); open != open_.end()) {
     link = Get(open->second);
     if (link->peer_token == hello.token) return Drop("repeated");
-    if (link->peer_token != 0) {  // the peer gave that life up and we did not hear of it
+    // The peer gave a life up and we did not hear of it. A link that it opened to answer ours takes
+    // the place of the peer's earlier one; were ours replaced too, the peer would answer that in
+    // turn, and so on.
+    const bool answer = hello.answers == link->id.value && link->state == LinkState::kConnecting;
+    if (link->peer_token != 0 && !answer) {
       Fail(*link, absl::UnavailableError(absl::StrCat(hello.name, " started a new link")));
       link = nullptr;
     }
@@ -141,7 +148,8 @@ void LinkTable::Core::OnHello(const Hello& hello) {
     if (stopped_) return Drop("stopped");
     link = &Open({.name = hello.name,
                   .transport_address = hello.transport_address,
-                  .incarnation = hello.from});
+                  .incarnation = hello.from},
+                 hello.token);
   }
   if (link->endpoint_closed) return;
   Accept(*link, hello);

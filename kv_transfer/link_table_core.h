@@ -75,7 +75,8 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   std::vector<Observer> observers_;
 
  private:
-  Link& Open(const PeerAddress& peer);
+  // `answers`: the token of the Hello that asks for it; 0: none.
+  Link& Open(const PeerAddress& peer, uint64_t answers);
   Link* Get(LinkId id) const;
   void OnMessage(std::span<const std::byte> header, Buffer payload);
   void OnControl(Link& link, const Frame& frame, Buffer payload);
@@ -93,7 +94,7 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void Fail(Link& link, const absl::Status& reason);
   void SendFrame(Link& link, uint8_t type, uint64_t token, std::span<const std::byte> header,
                  std::span<const std::span<const std::byte>> payload, Done done);
-  void SendHello(Link& link);
+  void SendHello(Link& link, uint64_t answers);
   void OnEndpointFailed(EndpointId endpoint, const absl::Status& why);
   bool Tick();
   void TickOpen(Link& link, TimePoint now);

@@ -27,7 +27,7 @@ void Fields(A& a, Ref<A, ProcessIdentity> m) {
 }
 template <typename A>
 void Fields(A& a, Ref<A, Hello> m) {
-  a(m.from), a(m.to), a(m.token), a(m.name), a(m.transport_address), a(m.fingerprint);
+  a(m.from), a(m.to), a(m.token), a(m.answers), a(m.name), a(m.transport_address), a(m.fingerprint);
   Fields(a, m.process);
   Fields(a, m.pool);
   a(m.probe_address), a(m.probe_bytes), a(m.probe_key);

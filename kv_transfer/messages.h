@@ -23,7 +23,7 @@ namespace baleen::kv_transfer {
 // recognised and dropped. All messages may be repeated: the receiver's state is keyed by (grant,
 // stage, chunk).
 inline constexpr uint32_t kMagic = 0x4e4c4142;  // "BALN"
-inline constexpr uint8_t kProtocolVersion = 2;
+inline constexpr uint8_t kProtocolVersion = 3;
 inline constexpr size_t kFrameBytes = 16;
 
 enum class MessageType : uint8_t {
@@ -77,7 +77,8 @@ struct Hello {
   static constexpr MessageType kType = MessageType::kHello;
   Incarnation from;
   Incarnation to;
-  uint64_t token = 0;  // address me with this on the link
+  uint64_t token = 0;    // address me with this on the link
+  uint64_t answers = 0;  // the token of the Hello that made me open it; 0: I connect by myself
   std::string name;
   std::string transport_address;
   Fingerprint fingerprint;

@@ -240,6 +240,29 @@ TEST_F(Links, APeerThatConnectsAgainReplacesTheLinkWeStillBelieveIn) {
   EXPECT_EQ(a.State(b), LinkState::kUp);
 }
 
+// Closed and opened again before the first Hello is answered. Two ends that answer each other's new
+// links with new links would never end.
+TEST_F(Links, ALinkReplacedBeforeItsHelloIsAnsweredComesUp) {
+  for (const bool both_connect : {false, true}) {
+    Node a(hub_, "a"), b(hub_, "b");
+    int hellos = 0;
+    hub_.SetFaults([&](const LoopbackHub::Op& op) {
+      if (op.message_type != uint8_t(MessageType::kHello)) return Fate::kPass;
+      return ++hellos > 50 ? Fate::kDrop : Fate::kPass;
+    });
+    const LinkId first = a.Connect(b);
+    if (both_connect) b.Connect(a);
+    a.links->Close(first, absl::CancelledError("at once"));
+    const LinkId second = a.Connect(b);
+    hub_.Run();
+    EXPECT_LE(hellos, 5) << both_connect;
+    EXPECT_EQ(a.State(b), LinkState::kUp) << both_connect;
+    EXPECT_EQ(b.State(a), LinkState::kUp) << both_connect;
+    EXPECT_EQ(a.links->Find(b.links->options().incarnation), second) << both_connect;
+    hub_.SetFaults(nullptr);
+  }
+}
+
 TEST_F(Links, CloseTellsThePeerWhy) {
   Node a(hub_, "a"), b(hub_, "b");
   const LinkId link = a.Connect(b);

@@ -16,6 +16,7 @@ Hello AHello() {
   return {.from = Incarnation{1},
           .to = Incarnation{2},
           .token = 3,
+          .answers = 14,
           .name = "prefill-0/1",
           .transport_address = std::string("\0\1binary", 8),
           .fingerprint = {{"model", "tiny"}, {"layers", "12"}},
@@ -44,6 +45,7 @@ Handoff AHandoff() {
 TEST(Messages, ARoundTripKeepsEveryField) {
   const auto hello = Decode<Hello>(Encode(AHello()));
   BALEEN_ASSERT_OK(hello);
+  EXPECT_EQ(hello->answers, AHello().answers);
   EXPECT_EQ(hello->fingerprint, AHello().fingerprint);
   EXPECT_EQ(hello->transport_address, AHello().transport_address);
   EXPECT_EQ(hello->process, AHello().process);
