@@ -63,7 +63,7 @@ absl::Status Leader::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
     return absl::InvalidArgumentError(absl::StrCat("prompt_tokens: ", tokens,
                                                    " leave no room for an answer in a context of ",
                                                    options_.max_context));
-  const int pages = engine::PrefillPages(tokens, options_.drafts, options_.max_context);
+  const int pages = PagesNeeded(tokens);
   if (pages > options_.pages)
     return absl::InvalidArgumentError(absl::StrCat("prompt_tokens: ", tokens, " need ", pages,
                                                    " pages, the prefill pool has ",
@@ -273,44 +273,32 @@ void Leader::StartQueued(BatchHeader& header) {
     for (auto& [order, attempt] : attempts_) {
       if (attempt->started || attempt->granted != granted) continue;
       if (computing >= options_.chunk.sequences) return;
-      if (!StartOne(*attempt, header)) {
-        if (granted) MakeRoomFor(*attempt, header);
-        return;  // nobody overtakes within its kind
-      }
+      if (!StartOne(*attempt, header)) return;  // nobody overtakes within its kind
       ++computing;
     }
   }
 }
 
-int Leader::PagesNeeded(const Attempt& attempt) const {
-  return engine::PrefillPages(attempt.total(), options_.drafts, options_.max_context);
+int Leader::PagesNeeded(int64_t tokens) const {
+  return engine::PrefillPages(tokens, options_.drafts, options_.max_context);
 }
 
-// Granted attempts end by themselves, those without a grant perhaps only after this one.
-void Leader::MakeRoomFor(const Attempt& granted, BatchHeader& header) {
-  std::set<int32_t> held;
-  Attempt* youngest = nullptr;
-  for (auto& [order, attempt] : attempts_) {
-    if (!attempt->started || attempt->granted || !attempt->failure.ok()) continue;
-    for (PageId page : attempt->pages) held.insert(page.value);
-    youngest = attempt.get();
-  }
-  if (youngest == nullptr || PagesNeeded(granted) + static_cast<int>(held.size()) <= pool_.total())
-    return;
-  Fail(youngest->job.attempt,
-       absl::UnavailableError("prefill needs its pages for a request that decode has granted"));
-  PlanAborts(header);
+bool Leader::MayStartUngranted(const Attempt& attempt) const {
+  if (ungranted_tokens_ > 0 && ungranted_tokens_ + attempt.total() > options_.max_ungranted_tokens)
+    return false;
+  int pages = PagesNeeded(attempt.total()) + PagesNeeded(options_.max_context - 1);
+  for (const auto& [order, other] : attempts_)
+    if (other->started && !other->granted) pages += static_cast<int>(other->pages.size());
+  return pages <= pool_.total();
 }
 
 bool Leader::StartOne(Attempt& attempt, BatchHeader& header) {
   const int64_t total = attempt.total();
-  if (!attempt.granted && ungranted_tokens_ > 0 &&
-      ungranted_tokens_ + total > options_.max_ungranted_tokens)
-    return false;
+  if (!attempt.granted && !MayStartUngranted(attempt)) return false;
   std::vector<PageId> pages;
   if (options_.prefix_cache && attempt.job.use_cache) pages = cache_.Acquire(attempt.job.prompt);
   const auto cached = static_cast<int64_t>(pages.size()) * kPageTokens;
-  auto fresh = cache_.Allocate(PagesNeeded(attempt) - static_cast<int>(pages.size()));
+  auto fresh = cache_.Allocate(PagesNeeded(total) - static_cast<int>(pages.size()));
   if (!fresh.ok()) {
     pool_.DropRequest(pages);
     return false;

@@ -44,11 +44,11 @@ struct LeaderOptions {
 // write them, the transport may still read them (R1).
 //
 // Attempts start in order of arrival, those that decode has granted before the others. Decode lends
-// its pages in an order of its own, so pages here may be held by attempts that wait for pages
-// there, which are held by attempts that wait here. Hence, when a granted attempt would not fit
-// even after all other granted ones ended, the youngest started attempt without a grant fails as
-// Unavailable: its pages return by the abort path, the router tries again. So every granted attempt
-// gets its turn, and every decode rank its pages back.
+// its pages in an order of its own, so attempts that wait for pages there could hold pages here
+// that a granted attempt waits for. Hence those without a grant leave room for the longest prompt
+// there can be: a granted attempt needs only the end of other granted ones. So every granted
+// attempt gets its turn, and every decode rank its pages back. In a pool of one context nothing is
+// computed before its grant.
 //
 // At most stages + 1 batches are under way, so a new prompt waits for one micro-batch at most,
 // however deep the pipeline is.
@@ -125,8 +125,8 @@ class Leader {
   void PlanAborts(BatchHeader& header);
   void StartQueued(BatchHeader& header);
   bool StartOne(Attempt& attempt, BatchHeader& header);
-  void MakeRoomFor(const Attempt& granted, BatchHeader& header);
-  int PagesNeeded(const Attempt& attempt) const;
+  bool MayStartUngranted(const Attempt& attempt) const;
+  int PagesNeeded(int64_t tokens) const;
   void PlanEntries(BatchHeader& header);
   Attempt* Find(AttemptId id);
   void PublishLoad() ABSL_LOCKS_EXCLUDED(mu_);
