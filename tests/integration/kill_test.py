@@ -1,5 +1,8 @@
 """kill -9 under load: "must show" 7, T-B1, T-B2. Clients of lost work get an error within seconds or a right answer; a
 restarted group serves again; nothing hangs."""
+import ctypes
+import os
+import pathlib
 import signal
 import threading
 import time
@@ -132,6 +135,51 @@ class Stop(unittest.TestCase):
         while not condition():
             self.assertLess(time.monotonic(), deadline, what)
             time.sleep(0.05)  # between two questions to the cluster
+
+
+class Hang(unittest.TestCase):
+    """A step that never returns, in a process that lives: only its step thread is stopped, by ptrace."""
+    SEIZE, INTERRUPT = 0x4206, 0x4207
+    TIMEOUT_MS = 1500
+
+    def hang_step(self, cluster, name):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+        libc.ptrace.restype = ctypes.c_long
+        tasks = pathlib.Path(f"/proc/{cluster.pid(name)}/task")
+        thread = next(int(t.name) for t in tasks.iterdir() if (t / "comm").read_text() == "step\n")
+        for request in (self.SEIZE, self.INTERRUPT):
+            self.assertEqual(libc.ptrace(request, thread, None, None), 0, os.strerror(ctypes.get_errno()))
+        os.waitpid(thread, 0x40000000)  # __WALL: it has stopped
+        # The kernel keeps a traced thread that has ended until it is waited for.
+        threading.Thread(target=os.waitpid, args=(thread, 0x40000000), daemon=True).start()
+
+    def check(self, group, victim, leader, cause):
+        with Cluster(stages=2, ranks=1) as cluster:
+            for config in cluster.dir.glob(f"{group}-*.textproto"):
+                text = config.read_text()
+                config.write_text(text.replace("worker {", f"worker {{ step_timeout_ms: {self.TIMEOUT_MS}", 1))
+            cluster.restart(group)
+            with Load(cluster, clients=2) as load:
+                load.wait_for_answers(2)
+                hung = time.monotonic()
+                self.hang_step(cluster, victim)
+                self.wait(15, lambda: not cluster.alive(leader), f"{leader} lives on")
+                self.wait(15, lambda: min(load.begun) > hung, "a request hangs")
+                log = (cluster.dir / f"{leader}.log").read_text()
+                self.assertIn(cause, log)
+                cluster.restart(group)
+                load.wait_for_answers(2)
+            cluster.wait_quiet()
+
+    def wait(self, seconds, condition, what):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, what)
+            time.sleep(0.05)  # between two questions to the cluster
+
+    def test_a_prefill_stage(self):
+        self.check("prefill-0", "prefill-0-1", "prefill-0-0", "a batch has not come back within worker.step_timeout_ms")
 
 
 if __name__ == "__main__":
