@@ -60,6 +60,9 @@ class TimedBackend final : public Backend {
   BALEEN_TIMED(Combine)
   BALEEN_TIMED(GatherRows)
   BALEEN_TIMED(Concat)
+  BALEEN_TIMED(Sample)
+  BALEEN_TIMED(AcceptDrafts)
+  BALEEN_TIMED(DraftRows)
 #undef BALEEN_TIMED
 
   void Linear(const kernels::LinearParams& p) override {
@@ -121,6 +124,8 @@ class TimedBackend final : public Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override {
     inner_->CopyOut(host, src, bytes);
   }
+  bool can_record() const override { return false; }
+  std::unique_ptr<Recording> Record(absl::FunctionRef<void()>) override { return nullptr; }
   void Synchronize() override { inner_->Synchronize(); }
   kernels::WeightStorage weight_storage() const override { return inner_->weight_storage(); }
   bool host_memory() const override { return inner_->host_memory(); }

@@ -88,6 +88,14 @@ struct Server::Parts {
   bool leads() const { return config.worker().index() == 0; }
   int ranks() const { return config.worker().size(); }
   int max_sequences() const { return Or(config.has_max_sequences(), config.max_sequences(), 64); }
+  engine::DecodeLimits Limits(const worker::ModelHost& h) const {
+    return {.max_sequences = max_sequences(),
+            .drafts = h.options().drafts,
+            .max_context = h.options().max_context,
+            .max_head_rows = max_sequences() * (1 + h.options().drafts),
+            .index_topk = h.config().has_indexer ? h.config().index_topk : 0,
+            .vocabulary = h.vocabulary()};
+  }
   Duration lease() const {
     return milliseconds(Or(config.worker().has_lease_ms(), config.worker().lease_ms(), 6000));
   }
@@ -177,9 +185,14 @@ absl::Status Server::Parts::Build() {
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const int rows = max_sequences() * (1 + options.drafts);
   BALEEN_ASSIGN_OR_RETURN(
-      host, worker::ModelHost::Create(
-                options, worker::ModelHost::Split::kExpertRank, config.worker().index(), ranks(),
-                {.max_rows = rows, .max_sequences = max_sequences(), .max_head_rows = rows}));
+      host, worker::ModelHost::Create(options, worker::ModelHost::Split::kExpertRank,
+                                      config.worker().index(), ranks(),
+                                      {.max_rows = rows,
+                                       .max_sequences = max_sequences(),
+                                       .max_head_rows = rows,
+                                       .step_bytes = [this](const worker::ModelHost& h) {
+                                         return engine::DecodeStep::PlannedBytes(Limits(h));
+                                       }}));
   BALEEN_ASSIGN_OR_RETURN(
       metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
   BALEEN_RETURN_IF_ERROR(BuildTransfer());
@@ -259,11 +272,7 @@ absl::Status Server::Parts::BuildEngine() {
     used = staged_exchange.get();
   }
   BALEEN_RETURN_IF_ERROR(host->BuildForward(used));
-  step = std::make_unique<engine::DecodeStep>(
-      host->forward(), engine::DecodeLimits{.drafts = drafts,
-                                            .max_context = host->options().max_context,
-                                            .max_head_rows = rows,
-                                            .vocabulary = host->vocabulary()});
+  step = std::make_unique<engine::DecodeStep>(host->forward(), Limits(*host));
   return absl::OkStatus();
 }
 
@@ -289,10 +298,7 @@ void Server::Parts::BuildTable() {
           .max_running = max_sequences(),
           .max_waiting = Or(config.has_max_waiting(), config.max_waiting(), 4096),
           .quarantine_percent = Or(config.has_quarantine_percent(), config.quarantine_percent(), 5),
-          .limits = {.drafts = host->options().drafts,
-                     .max_context = host->options().max_context,
-                     .max_head_rows = max_sequences() * (1 + host->options().drafts),
-                     .vocabulary = host->vocabulary()},
+          .limits = Limits(*host),
           .stage_components = components,
           .last_stage_components = host->shard().mtp ? kv_transfer::kComponentDraft : 0u},
       KvLender{

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "common/mutex.h"
 #include "engine/finish.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 
 namespace baleen::decode_worker {
 

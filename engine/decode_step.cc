@@ -10,8 +10,6 @@
 namespace baleen::engine {
 namespace {
 
-using Hidden = model::Forward::Hidden;
-
 // Position of the newest token, the first row of the next verify step.
 int NextPosition(const DecodeSequence& sequence) {
   return static_cast<int>(sequence.tokens.size()) - 1;
@@ -24,6 +22,15 @@ void Append(DecodeSequence& sequence, int32_t token, const DecodeLimits& limits)
   sequence.finish =
       FinishAfter(token, sequence.generated(), static_cast<int>(sequence.tokens.size()),
                   limits.max_context, sequence.sampling, limits.vocabulary);
+}
+
+DecodePass::Options PassOptions(const DecodeLimits& limits) {
+  return {.max_sequences = limits.max_sequences,
+          .drafts = limits.drafts,
+          .max_context = limits.max_context,
+          .max_head_rows = limits.max_head_rows,
+          .index_topk = limits.index_topk,
+          .vocabulary = limits.vocabulary};
 }
 
 }  // namespace
@@ -44,74 +51,59 @@ DecodeSequence StartSequence(uint64_t id, std::vector<int32_t> prompt,
 }
 
 DecodeStep::DecodeStep(model::Forward& forward, DecodeLimits limits)
-    : forward_(forward), limits_(std::move(limits)), sampler_(limits_.vocabulary) {
-  BALEEN_CHECK(limits_.drafts >= 0 && limits_.max_head_rows > limits_.drafts);
+    : limits_(std::move(limits)), pass_(forward, PassOptions(limits_)) {
+  BALEEN_CHECK(limits_.drafts >= 0 && limits_.max_head_rows > 0);
+}
+
+size_t DecodeStep::PlannedBytes(const DecodeLimits& limits) {
+  return DecodePass::Bytes(PassOptions(limits));
 }
 
 std::vector<StepOutput> DecodeStep::Run(std::span<DecodeSequence* const> sequences) {
-  batch_.Clear();
-  first_rows_.clear();
-  for (DecodeSequence* sequence : sequences) {
-    BALEEN_CHECK(sequence->finish == FinishReason::kNone);
-    const int position = NextPosition(*sequence);
-    sequence->drafts.resize(RowsOf(*sequence) - 1, 0);
-    first_rows_.push_back(batch_.rows());
-    batch_.AddSequence(sequence->pages);
-    batch_.AddRow(sequence->tokens.back(), position);
-    for (size_t i = 0; i < sequence->drafts.size(); ++i) {
-      batch_.AddRow(sequence->drafts[i], position + 1 + static_cast<int>(i));
+  inputs_.clear();
+  for (DecodeSequence* sequence : sequences) inputs_.push_back(InputOf(*sequence));
+  pass_.Run(inputs_);
+  std::vector<StepOutput> outputs;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    DecodeSequence& sequence = *sequences[i];
+    outputs.push_back(Verify(sequence, static_cast<int>(i)));
+    sequence.drafts.clear();
+    if (!outputs.back().status.ok() || sequence.finish != FinishReason::kNone) continue;
+    for (int draft = 0; draft < limits_.drafts; ++draft) {
+      sequence.drafts.push_back(pass_.Draft(static_cast<int>(i), draft));
     }
   }
-  forward_.RunLayers(batch_.batch());
-  std::vector<StepOutput> outputs(sequences.size());
-  Verify(sequences, outputs);
-  if (limits_.drafts > 0) Draft(sequences, outputs);
   return outputs;
 }
 
-// 1 + k, fewer where the pages or the context end. The newest token itself always has a slot.
-int DecodeStep::RowsOf(const DecodeSequence& sequence) const {
+// Positions that may get a row. The newest token itself always has one.
+int DecodeStep::SlotsOf(const DecodeSequence& sequence) const {
   const int64_t slots =
       std::min<int64_t>(int64_t(sequence.pages.size()) * kPageTokens, limits_.max_context);
-  const int64_t left = slots - NextPosition(sequence);
-  BALEEN_CHECK_MSG(left >= 1, "a running sequence has no page for its next row");
-  return static_cast<int>(std::min<int64_t>(left, 1 + limits_.drafts));
+  BALEEN_CHECK_MSG(slots > NextPosition(sequence),
+                   "a running sequence has no page for its next row");
+  return static_cast<int>(slots);
 }
 
-// As many sequences at a time as the head takes rows.
-void DecodeStep::Verify(std::span<DecodeSequence* const> sequences,
-                        std::vector<StepOutput>& outputs) {
-  for (size_t begin = 0; begin < sequences.size();) {
-    rows_.clear();
-    size_t end = begin;
-    for (; end < sequences.size(); ++end) {
-      const size_t rows = 1 + sequences[end]->drafts.size();
-      if (rows_.size() + rows > size_t(limits_.max_head_rows)) break;
-      for (size_t i = 0; i < rows; ++i) rows_.push_back(first_rows_[end] + static_cast<int>(i));
-    }
-    std::span<const float> logits = forward_.Logits(Hidden::kMain, rows_);
-    const size_t width = logits.size() / rows_.size();
-    for (; begin < end; ++begin) {
-      const size_t rows = 1 + sequences[begin]->drafts.size();
-      outputs[begin] = VerifyOne(*sequences[begin], logits.first(rows * width), width);
-      logits = logits.subspan(rows * width);
-    }
-  }
+DecodePass::Input DecodeStep::InputOf(DecodeSequence& sequence) const {
+  BALEEN_CHECK(sequence.finish == FinishReason::kNone);
+  const int position = NextPosition(sequence);
+  const int slots = SlotsOf(sequence);
+  sequence.drafts.resize(std::min(slots - position - 1, limits_.drafts), 0);
+  return {.token = sequence.tokens.back(),
+          .position = position,
+          .drafts = sequence.drafts,
+          .pages = sequence.pages,
+          .slots = slots,
+          .sampling = &sequence.sampling,
+          .history = &sequence.history};
 }
 
-StepOutput DecodeStep::VerifyOne(DecodeSequence& sequence, std::span<const float> logits,
-                                 size_t width) {
+StepOutput DecodeStep::Verify(DecodeSequence& sequence, int index) {
   StepOutput output;
   const auto emitted = WalkDrafts(sequence.drafts, [&](int row) -> absl::StatusOr<Choice> {
-    const std::span<const float> row_logits = logits.subspan(row * width, width);
-    BALEEN_ASSIGN_OR_RETURN(const int32_t token,
-                            sampler_.Sample(row_logits, sequence.sampling, sequence.history,
-                                            static_cast<int>(sequence.tokens.size())));
-    if (sequence.sampling.top_logprobs.has_value()) {
-      BALEEN_ASSIGN_OR_RETURN(
-          output.logprobs.emplace_back(),
-          sampler_.Logprobs(row_logits, token, *sequence.sampling.top_logprobs));
-    }
+    BALEEN_ASSIGN_OR_RETURN(const int32_t token, pass_.Chosen(index, row));
+    if (auto logprobs = pass_.Logprobs(index, row)) output.logprobs.push_back(*std::move(logprobs));
     Append(sequence, token, limits_);
     output.tokens.push_back(token);
     return Choice{.token = token, .ends = sequence.finish != FinishReason::kNone};
@@ -120,68 +112,6 @@ StepOutput DecodeStep::VerifyOne(DecodeSequence& sequence, std::span<const float
   ++sequence.steps;
   sequence.accepted_drafts += *emitted - 1;
   return output;
-}
-
-// Section 3.8: the accepted rows through MTP, the last one's argmax is draft 1; then one row a
-// draft. Sequences that ended are left out; the number of runs stays k.
-void DecodeStep::Draft(std::span<DecodeSequence* const> sequences,
-                       const std::vector<StepOutput>& outputs) {
-  batch_.Clear();
-  hidden_rows_.clear();
-  rows_.clear();
-  drafting_.clear();
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    DecodeSequence& sequence = *sequences[i];
-    sequence.drafts.clear();
-    if (!outputs[i].status.ok() || sequence.finish != FinishReason::kNone) continue;
-    const std::vector<int32_t>& emitted = outputs[i].tokens;
-    const int first = NextPosition(sequence) - static_cast<int>(emitted.size());
-    batch_.AddSequence(sequence.pages);
-    for (size_t row = 0; row < emitted.size(); ++row) {
-      hidden_rows_.push_back(first_rows_[i] + static_cast<int>(row));
-      batch_.AddRow(emitted[row], first + static_cast<int>(row));
-    }
-    rows_.push_back(batch_.rows() - 1);
-    drafting_.push_back(&sequence);
-  }
-  forward_.RunMtp(batch_.batch(), Hidden::kMain, hidden_rows_);
-  TakeDrafts();
-  for (int draft = 2; draft <= limits_.drafts; ++draft) {
-    NextDraftRows();
-    forward_.RunMtp(batch_.batch(), Hidden::kMtp, hidden_rows_);
-    TakeDrafts();
-  }
-}
-
-void DecodeStep::TakeDrafts() {
-  argmax_.resize(rows_.size());
-  for (size_t begin = 0; begin < rows_.size(); begin += limits_.max_head_rows) {
-    const size_t count = std::min<size_t>(limits_.max_head_rows, rows_.size() - begin);
-    forward_.Argmax(Hidden::kMtp, std::span(rows_).subspan(begin, count), limits_.vocabulary.limit,
-                    std::span(argmax_).subspan(begin, count));
-  }
-  for (size_t i = 0; i < drafting_.size(); ++i) drafting_[i]->drafts.push_back(argmax_[i]);
-}
-
-// With n + 1 tokens known, draft j = 2... is one row at position n + j - 2. Sequences without a
-// slot there have no further drafts.
-void DecodeStep::NextDraftRows() {
-  batch_.Clear();
-  hidden_rows_.clear();
-  std::vector<int32_t> last_rows;
-  std::vector<DecodeSequence*> still;
-  for (size_t i = 0; i < drafting_.size(); ++i) {
-    DecodeSequence& sequence = *drafting_[i];
-    const int drafts = static_cast<int>(sequence.drafts.size());
-    if (RowsOf(sequence) < drafts) continue;
-    still.push_back(&sequence);
-    hidden_rows_.push_back(rows_[i]);
-    batch_.AddSequence(sequence.pages);
-    last_rows.push_back(batch_.rows());
-    batch_.AddRow(sequence.drafts.back(), NextPosition(sequence) + drafts - 1);
-  }
-  drafting_ = std::move(still);
-  rows_ = std::move(last_rows);
 }
 
 }  // namespace baleen::engine

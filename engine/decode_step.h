@@ -6,10 +6,10 @@
 
 #include "absl/status/status.h"
 #include "common/ids.h"
-#include "engine/batch_builder.h"
+#include "engine/decode_pass.h"
 #include "engine/finish.h"
 #include "model/forward.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 
 namespace baleen::engine {
 
@@ -32,9 +32,11 @@ struct DecodeSequence {
 
 // What decode needs besides the sequence.
 struct DecodeLimits {
-  int drafts = 0;       // k, 0..3, the same on every rank
-  int max_context = 0;  // tokens
+  int max_sequences = 0;  // of a step
+  int drafts = 0;         // k, 0..3, the same on every rank
+  int max_context = 0;    // tokens
   int max_head_rows = 0;
+  int index_topk = 0;  // of the model's indexer; 0: it has none
   model::Vocabulary vocabulary;
 };
 
@@ -53,17 +55,20 @@ struct StepOutput {
 };
 
 // One lockstep decode step of one rank: verify the drafts of all its sequences, choose tokens, make
-// the next drafts. Every call makes exactly one RunLayers and k RunMtp calls, also with no sequence
+// the next drafts. Every call makes exactly one RunMain and k RunMtp calls, also with no sequence
 // or when all of them end, so the expert exchanges of all ranks stay in step.
 //
 // Each sequence has 1 + k rows, missing drafts being padded with token 0 (any draft is correct);
-// fewer only where its pages or max_context end. MTP then runs over the accepted rows alone, which
-// rebuilds the provisional rows of the last round (pitfall 22), and once for each further draft.
+// rows are empty where its pages or max_context end. MTP runs over the same rows, which rebuilds
+// the provisional rows of the last round (pitfall 22), and once for each further draft. The
+// DecodePass does this on the device; here is what the host makes of it.
 //
 // Threads: the step thread.
 class DecodeStep {
  public:
   DecodeStep(model::Forward& forward, DecodeLimits limits);
+  // Of the backend's memory, which the constructor takes.
+  static size_t PlannedBytes(const DecodeLimits& limits);
 
   // `sequences`: distinct and unfinished. outputs[i] belongs to sequences[i]; DecodeSequence is
   // updated (tokens, drafts, finish, statistics).
@@ -72,22 +77,13 @@ class DecodeStep {
   const DecodeLimits& limits() const { return limits_; }
 
  private:
-  int RowsOf(const DecodeSequence& sequence) const;
-  void Verify(std::span<DecodeSequence* const> sequences, std::vector<StepOutput>& outputs);
-  StepOutput VerifyOne(DecodeSequence& sequence, std::span<const float> logits, size_t width);
-  void Draft(std::span<DecodeSequence* const> sequences, const std::vector<StepOutput>& outputs);
-  void NextDraftRows();
-  void TakeDrafts();
+  int SlotsOf(const DecodeSequence& sequence) const;
+  DecodePass::Input InputOf(DecodeSequence& sequence) const;
+  StepOutput Verify(DecodeSequence& sequence, int index);
 
-  model::Forward& forward_;
   const DecodeLimits limits_;
-  model::Sampler sampler_;
-  BatchBuilder batch_;
-  std::vector<int> first_rows_;            // of each sequence in the main batch
-  std::vector<int32_t> rows_;              // whose logits or argmax are wanted
-  std::vector<int32_t> hidden_rows_;       // of each row of the next MTP run
-  std::vector<DecodeSequence*> drafting_;  // sequences that get drafts, one for each of rows_
-  std::vector<int32_t> argmax_;
+  DecodePass pass_;
+  std::vector<DecodePass::Input> inputs_;
 };
 
 }  // namespace baleen::engine

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/sampler.h"
+#include "model/sampling.h"
 
 namespace baleen::engine {
 

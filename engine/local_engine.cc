@@ -33,13 +33,20 @@ PrefillStep::Options PrefillOptions(const LocalEngine::Options& o) {
 }
 
 DecodeLimits Limits(const LocalEngine::Options& o) {
-  return {.drafts = o.drafts,
+  return {.max_sequences = o.max_sequences,
+          .drafts = o.drafts,
           .max_context = o.max_context,
           .max_head_rows = o.max_head_rows,
+          .index_topk = o.index_topk,
           .vocabulary = o.vocabulary};
 }
 
 }  // namespace
+
+size_t LocalEngine::PlannedBytes(const Options& options) {
+  return PrefillStep::PlannedBytes(PrefillOptions(options)) +
+         DecodeStep::PlannedBytes(Limits(options));
+}
 
 LocalEngine::LocalEngine(model::Forward& forward, Options options)
     : forward_(forward),

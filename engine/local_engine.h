@@ -31,6 +31,7 @@ class LocalEngine {
     int max_head_rows = 0;   // as the forward pass was built
     int drafts = 0;          // 0..3; > 0 needs shard.mtp
     int max_context = 0;
+    int index_topk = 0;  // of the model's indexer; 0: it has none
     bool prefix_cache = true;
     model::Vocabulary vocabulary;
   };
@@ -56,6 +57,8 @@ class LocalEngine {
   // drafts)) rows, and outlives this.
   LocalEngine(model::Forward& forward, Options options);
   ~LocalEngine();
+  // Of the backend's memory, which the constructor takes.
+  static size_t PlannedBytes(const Options& options);
 
   // Queues a request and returns its number. InvalidArgument: empty, ids out of range, too long for
   // the context, or sampling parameters; ResourceExhausted: can never fit the pool.

@@ -56,34 +56,36 @@ absl::Status LocalModel::Load(const LocalModelOptions& options) {
       .max_sequences = options.max_sequences,
       .max_head_rows = kHeadRows,
       .max_context = max_context};
-  BALEEN_ASSIGN_OR_RETURN(const int pages, MakePool(options, forward));
-  exchange_ = std::make_unique<model::InProcessExchange>();
-  BALEEN_ASSIGN_OR_RETURN(
-      forward_, model::Forward::Create(*backend_, config_, *weights_, *exchange_, shard_, forward));
   const model::Vocabulary all_ids{
       .limit = config_.vocab_size,
       .eos_ids = {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};
-  engine_ = std::make_unique<LocalEngine>(
-      *forward_, LocalEngine::Options{.shard = shard_,
-                                      .pages = pages,
-                                      .chunk_tokens = options.chunk_tokens,
-                                      .max_sequences = options.max_sequences,
-                                      .max_head_rows = kHeadRows,
-                                      .drafts = options.drafts,
-                                      .max_context = max_context,
-                                      .prefix_cache = options.prefix_cache,
-                                      .vocabulary = options.vocabulary.value_or(all_ids)});
+  LocalEngine::Options engine = {.shard = shard_,
+                                 .chunk_tokens = options.chunk_tokens,
+                                 .max_sequences = options.max_sequences,
+                                 .max_head_rows = kHeadRows,
+                                 .drafts = options.drafts,
+                                 .max_context = max_context,
+                                 .index_topk = config_.has_indexer ? config_.index_topk : 0,
+                                 .prefix_cache = options.prefix_cache,
+                                 .vocabulary = options.vocabulary.value_or(all_ids)};
+  BALEEN_ASSIGN_OR_RETURN(engine.pages,
+                          MakePool(options, LocalEngine::PlannedBytes(engine), forward));
+  exchange_ = std::make_unique<model::InProcessExchange>();
+  BALEEN_ASSIGN_OR_RETURN(
+      forward_, model::Forward::Create(*backend_, config_, *weights_, *exchange_, shard_, forward));
+  engine_ = std::make_unique<LocalEngine>(*forward_, std::move(engine));
   return absl::OkStatus();
 }
 
 // Puts the pool into `forward` and returns its pages.
-absl::StatusOr<int> LocalModel::MakePool(const LocalModelOptions& options,
+absl::StatusOr<int> LocalModel::MakePool(const LocalModelOptions& options, size_t step_bytes,
                                          model::ForwardOptions& forward) {
   const size_t available =
       PoolBytes({.device = backend_->memory(),
                  .fraction = DefaultMemoryFraction(options.device),
                  .weights = weights_->memory.bytes(),
-                 .forward = model::Forward::PlannedBytes(*backend_, config_, shard_, forward)});
+                 .forward = model::Forward::PlannedBytes(*backend_, config_, shard_, forward),
+                 .step = step_bytes});
   BALEEN_ASSIGN_OR_RETURN(const int pages, PlanPages({.requested_pages = options.pages,
                                                       .page_bytes = forward.layout.PageBytes(),
                                                       .bytes_available = available,

@@ -42,7 +42,8 @@ class LocalModel {
  private:
   LocalModel() = default;
   absl::Status Load(const LocalModelOptions& options);
-  absl::StatusOr<int> MakePool(const LocalModelOptions& options, model::ForwardOptions& forward);
+  absl::StatusOr<int> MakePool(const LocalModelOptions& options, size_t step_bytes,
+                               model::ForwardOptions& forward);
 
   std::unique_ptr<kernels::Backend> backend_;
   model::ModelConfig config_;

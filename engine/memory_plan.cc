@@ -43,9 +43,10 @@ absl::StatusOr<int> PlanPages(const PagePlan& plan) {
 size_t PoolBytes(const MemoryBudget& b) {
   const auto share =
       std::max(static_cast<size_t>(b.fraction * double(b.device.total)), kLeastBudget);
-  const size_t taken = b.weights + b.forward;
+  const size_t steps = b.forward + b.step;
+  const size_t taken = b.weights + steps;
   const size_t of_share = share > taken ? share - taken : 0;
-  const size_t of_free = b.device.free > b.forward ? b.device.free - b.forward : 0;
+  const size_t of_free = b.device.free > steps ? b.device.free - steps : 0;
   return std::min(of_share, of_free);
 }
 

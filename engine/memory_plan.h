@@ -29,6 +29,7 @@ struct MemoryBudget {
   double fraction = 0;              // of the device's memory, for all of this process's
   size_t weights = 0;
   size_t forward = 0;  // model::Forward::PlannedBytes
+  size_t step = 0;     // DecodeStep::PlannedBytes, PrefillStep::PlannedBytes
 };
 
 // What the budget leaves for the page pool: at least kLeastBudget counts as the process's share, so

@@ -14,6 +14,14 @@ int PromptEnd(const PrefillChunk& chunk) {
   return chunk.first_position + static_cast<int>(chunk.tokens.size());
 }
 
+constexpr int kSampledTogether = 8;  // prompts whose first tokens are chosen together
+
+model::RowSampler::Options SamplerOptions(const PrefillStep::Options& o) {
+  return {.max_rows = o.max_head_rows,
+          .max_sequences = std::min(kSampledTogether, o.max_head_rows),
+          .vocabulary = o.vocabulary};
+}
+
 // The token at the position after row `row` of the chunk.
 int32_t TokenAfter(const PrefillChunk& chunk, size_t row, int32_t first_token) {
   if (row + 1 < chunk.tokens.size()) return chunk.tokens[row + 1];
@@ -23,52 +31,84 @@ int32_t TokenAfter(const PrefillChunk& chunk, size_t row, int32_t first_token) {
 }  // namespace
 
 PrefillStep::PrefillStep(model::Forward& forward, Options options)
-    : forward_(forward), options_(std::move(options)), sampler_(options_.vocabulary) {
+    : forward_(forward), options_(std::move(options)) {
   BALEEN_CHECK(options_.drafts >= 0 && options_.max_head_rows > 0);
   BALEEN_CHECK(options_.drafts == 0 || !options_.shard.last() || options_.shard.mtp);
+  if (options_.shard.last()) sampler_.emplace(forward.backend(), SamplerOptions(options_));
+}
+
+size_t PrefillStep::PlannedBytes(const Options& options) {
+  return options.shard.last() ? model::RowSampler::Bytes(SamplerOptions(options)) : 0;
 }
 
 std::vector<PrefillResult> PrefillStep::Run(std::span<const PrefillChunk> chunks) {
   batch_.Clear();
+  last_rows_.clear();
   for (const PrefillChunk& chunk : chunks) {
     BALEEN_CHECK(!chunk.tokens.empty());
     batch_.AddSequence(chunk.pages);
     for (size_t i = 0; i < chunk.tokens.size(); ++i) {
       batch_.AddRow(chunk.tokens[i], chunk.first_position + static_cast<int>(i));
     }
+    last_rows_.push_back(batch_.rows() - 1);
   }
   BALEEN_CHECK(batch_.rows() <= options_.max_rows);
   forward_.RunLayers(batch_.batch());
   if (!options_.shard.last()) return {};
 
   std::vector<PrefillResult> results(chunks.size());
-  int row = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
     results[i].id = chunks[i].id;
-    if (chunks[i].sampling.prompt_logprobs) PromptLogprobs(chunks[i], row, results[i]);
-    row += static_cast<int>(chunks[i].tokens.size());
-    if (chunks[i].last && results[i].status.ok()) SampleFirst(chunks[i], row - 1, results[i]);
+    const int first_row = last_rows_[i] + 1 - static_cast<int>(chunks[i].tokens.size());
+    if (chunks[i].sampling.prompt_logprobs) PromptLogprobs(chunks[i], first_row, results[i]);
   }
+  SampleFirst(chunks, results);
   if (options_.drafts > 0) RunDrafts(chunks, results);
   return results;
 }
 
-void PrefillStep::SampleFirst(const PrefillChunk& chunk, int row, PrefillResult& result) {
-  model::TokenHistory history(chunk.sampling, chunk.earlier_tokens);
-  history.AddPrompt(chunk.tokens);
-  const int32_t rows[] = {row};
-  const std::span<const float> logits = forward_.Logits(Hidden::kMain, rows);
-  const auto token = sampler_.Sample(logits, chunk.sampling, history, PromptEnd(chunk));
-  if (!token.ok()) {
-    result.status = token.status();
-    return;
+// Samples what was added to the sampler, at the named rows, and waits.
+void PrefillStep::Choose(Hidden of, std::span<const int32_t> rows) {
+  BALEEN_CHECK(size_t(sampler_->rows()) == rows.size());
+  sampler_->Upload();
+  sampler_->Sample(forward_.Head(of, rows), 0);
+  sampler_->Download();
+  forward_.backend().Synchronize();
+}
+
+// The first token of every prompt that ends here.
+void PrefillStep::SampleFirst(std::span<const PrefillChunk> chunks,
+                              std::vector<PrefillResult>& results) {
+  std::vector<size_t> ending;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (chunks[i].last && results[i].status.ok()) ending.push_back(i);
   }
-  result.first_token = *token;
-  result.finished = true;
-  if (!chunk.sampling.top_logprobs.has_value()) return;
-  auto logprobs = sampler_.Logprobs(logits, *token, *chunk.sampling.top_logprobs);
-  BALEEN_CHECK(logprobs.ok());  // Sample has looked at the same row
-  result.logprobs = *std::move(logprobs);
+  const size_t group = std::min(kSampledTogether, options_.max_head_rows);
+  for (size_t begin = 0; begin < ending.size(); begin += group) {
+    const size_t count = std::min(group, ending.size() - begin);
+    SampleGroup(chunks, std::span(ending).subspan(begin, count), results);
+  }
+}
+
+void PrefillStep::SampleGroup(std::span<const PrefillChunk> chunks, std::span<const size_t> group,
+                              std::vector<PrefillResult>& results) {
+  sampler_->Clear();
+  head_rows_.clear();
+  for (const size_t i : group) {
+    model::TokenHistory history(chunks[i].sampling, chunks[i].earlier_tokens);
+    history.AddPrompt(chunks[i].tokens);
+    sampler_->AddSequence(chunks[i].sampling, history, PromptEnd(chunks[i]), {});
+    head_rows_.push_back(last_rows_[i]);
+  }
+  Choose(Hidden::kMain, head_rows_);
+  for (size_t row = 0; row < group.size(); ++row) {
+    PrefillResult& result = results[group[row]];
+    result.status = sampler_->StatusOf(static_cast<int>(row));
+    if (!result.status.ok()) continue;
+    result.first_token = sampler_->TokenOf(static_cast<int>(row));
+    result.finished = true;
+    result.logprobs = sampler_->LogprobsOf(static_cast<int>(row));
+  }
 }
 
 void PrefillStep::PromptLogprobs(const PrefillChunk& chunk, int first_row, PrefillResult& result) {
@@ -76,18 +116,17 @@ void PrefillStep::PromptLogprobs(const PrefillChunk& chunk, int first_row, Prefi
   const int count = static_cast<int>(chunk.tokens.size()) - (chunk.last ? 1 : 0);
   for (int begin = 0; begin < count; begin += options_.max_head_rows) {
     const int end = std::min(begin + options_.max_head_rows, count);
+    sampler_->Clear();
     head_rows_.clear();
-    for (int row = begin; row < end; ++row) head_rows_.push_back(first_row + row);
-    const std::span<const float> logits = forward_.Logits(Hidden::kMain, head_rows_);
-    const size_t width = logits.size() / head_rows_.size();
     for (int row = begin; row < end; ++row) {
-      auto logprobs = sampler_.Logprobs(logits.subspan((row - begin) * width, width),
-                                        TokenAfter(chunk, row, 0), top);
-      if (!logprobs.ok()) {
-        result.status = logprobs.status();
-        return;
-      }
-      result.prompt_logprobs.push_back(*std::move(logprobs));
+      sampler_->AddKnown(TokenAfter(chunk, row, 0), top);
+      head_rows_.push_back(first_row + row);
+    }
+    Choose(Hidden::kMain, head_rows_);
+    for (int row = 0; row < end - begin; ++row) {
+      result.status = sampler_->StatusOf(row);
+      if (!result.status.ok()) return;
+      result.prompt_logprobs.push_back(*sampler_->LogprobsOf(row));
     }
   }
 }
@@ -121,16 +160,17 @@ void PrefillStep::RunDrafts(std::span<const PrefillChunk> chunks,
   }
 }
 
-// Appends the argmax of head_rows_ to the drafts of drafting_.
+// Appends the likeliest token of head_rows_ to the drafts of drafting_.
 void PrefillStep::TakeDrafts(std::vector<PrefillResult>& results) {
-  argmax_.resize(head_rows_.size());
   for (size_t begin = 0; begin < head_rows_.size(); begin += options_.max_head_rows) {
     const size_t count = std::min<size_t>(options_.max_head_rows, head_rows_.size() - begin);
-    forward_.Argmax(Hidden::kMtp, std::span(head_rows_).subspan(begin, count),
-                    options_.vocabulary.limit, std::span(argmax_).subspan(begin, count));
-  }
-  for (size_t i = 0; i < drafting_.size(); ++i) {
-    results[drafting_[i]].drafts.push_back(argmax_[i]);
+    sampler_->Clear();
+    sampler_->AddGreedy(static_cast<int>(count));
+    Choose(Hidden::kMtp, std::span(head_rows_).subspan(begin, count));
+    for (size_t i = 0; i < count; ++i) {
+      const int32_t draft = std::max(sampler_->TokenOf(static_cast<int>(i)), 0);
+      results[drafting_[begin + i]].drafts.push_back(draft);
+    }
   }
 }
 

@@ -9,7 +9,7 @@
 #include "common/ids.h"
 #include "engine/batch_builder.h"
 #include "model/forward.h"
-#include "model/sampler.h"
+#include "model/row_sampler.h"
 
 namespace baleen::engine {
 
@@ -54,6 +54,8 @@ class PrefillStep {
     model::Vocabulary vocabulary;  // last stage only
   };
   PrefillStep(model::Forward& forward, Options options);
+  // Of the backend's memory, which the constructor takes.
+  static size_t PlannedBytes(const Options& options);
 
   // One batch: distinct sequences, at most max_rows tokens together. On a stage that is not first
   // the input is in forward.stream(); on one that is not last the output is there afterwards and
@@ -61,7 +63,10 @@ class PrefillStep {
   std::vector<PrefillResult> Run(std::span<const PrefillChunk> chunks);
 
  private:
-  void SampleFirst(const PrefillChunk& chunk, int row, PrefillResult& result);
+  void SampleFirst(std::span<const PrefillChunk> chunks, std::vector<PrefillResult>& results);
+  void SampleGroup(std::span<const PrefillChunk> chunks, std::span<const size_t> group,
+                   std::vector<PrefillResult>& results);
+  void Choose(model::Forward::Hidden of, std::span<const int32_t> rows);
   void PromptLogprobs(const PrefillChunk& chunk, int first_row, PrefillResult& result);
   void RunDrafts(std::span<const PrefillChunk> chunks, std::vector<PrefillResult>& results);
   void NextDraftRows(std::span<const PrefillChunk> chunks,
@@ -70,12 +75,12 @@ class PrefillStep {
 
   model::Forward& forward_;
   const Options options_;
-  model::Sampler sampler_;
+  std::optional<model::RowSampler> sampler_;  // of the last stage
   BatchBuilder batch_;
+  std::vector<int32_t> last_rows_;    // of each chunk in the main batch
   std::vector<size_t> drafting_;      // chunks whose sequences get drafts
   std::vector<int32_t> head_rows_;    // of each of them, in the last MTP run
   std::vector<int32_t> hidden_rows_;  // of each row of the next MTP run
-  std::vector<int32_t> argmax_;
 };
 
 }  // namespace baleen::engine

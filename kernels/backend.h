@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/ops.h"
@@ -48,6 +49,9 @@ class Backend {
   virtual void Combine(const CombineParams& p) = 0;
   virtual void GatherRows(const GatherRowsParams& p) = 0;
   virtual void Concat(const ConcatParams& p) = 0;
+  virtual void Sample(const SampleParams& p) = 0;
+  virtual void AcceptDrafts(const AcceptDraftsParams& p) = 0;
+  virtual void DraftRows(const DraftRowsParams& p) = 0;
 
   // Scratch of the ops: the caller plans it, owns it and hands it over before the first op. 0 where
   // a backend manages its own.
@@ -67,6 +71,17 @@ class Backend {
   virtual void CopyIn(void* dst, const void* host,
                       size_t bytes) = 0;  // async; host may be reused after Synchronize
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;  // async
+
+  // The ops that `issue` calls, with these very operands, to be issued again any number of times
+  // for the cost of one. Nothing is computed meanwhile; each op must have run once before. Start-up
+  // only, and only where can_record().
+  class Recording {
+   public:
+    virtual ~Recording() = default;
+    virtual void Replay() = 0;
+  };
+  virtual bool can_record() const = 0;
+  virtual std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) = 0;
 
   // Blocks until everything issued so far has finished.
   virtual void Synchronize() = 0;

@@ -160,10 +160,12 @@ struct GateParams {
   int groups;
   int topk_groups;
   int topk;
-  bool normalize;  // weights sum to 1 before `scale`
-  float scale;     // routed_scaling_factor
-  int32_t* ids;    // [rows, topk], ascending in each row
-  float* weights;  // [rows, topk], unbiased
+  bool normalize;                      // weights sum to 1 before `scale`
+  float scale;                         // routed_scaling_factor
+  int32_t* ids;                        // [rows, topk], ascending in each row
+  float* weights;                      // [rows, topk], unbiased
+  const int32_t* sequences = nullptr;  // [rows] as in RowMap, or nullptr
+  int32_t empty_sequence = -1;         // its rows get ids -1 and weights 0
 };
 
 // out = silu(gate) * up, where x = [gate | up]   (3.6)
@@ -209,6 +211,90 @@ struct ConcatParams {
   Matrix a;
   Matrix b;
   Matrix out;  // [rows, a.cols + b.cols]
+};
+
+// How one row's token is chosen; model/sampling_params.h says what the fields mean.
+struct SamplingRow {
+  uint64_t seed = 0;
+  int32_t position = 0;    // of the chosen token in its sequence: the counter of the random numbers
+  int32_t forced = -1;     // this token instead of a choice, for its log-probability
+  int32_t first_edit = 0;  // of SampleParams::edits
+  int32_t edits = 0;
+  int32_t drafts = 0;         // rows of this sequence before this one in its verify step
+  int32_t top_logprobs = -1;  // -1: no log-probabilities; else 0 .. kMaxTopLogprobs
+  int32_t top_k = 0;          // 0: all
+  float temperature = 0;      // 0: greedy
+  float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
+};
+
+// What is done to one token's logit, the same for all rows of a sequence's verify step but for the
+// drafts before the row, which count as generated. A sequence's edits stand in ascending order of
+// their tokens, all different and below `limit`.
+struct LogitEdit {
+  int32_t token = 0;
+  float bias = 0;           // added first
+  int32_t generated = 0;    // times it was generated before the step
+  uint16_t drafted = 0;     // bit d: draft d is this token
+  uint8_t in_prompt = 0;    // counts for the repetition penalty
+  uint8_t masked_rows = 0;  // rows with fewer drafts before them cannot choose it (min_new_tokens)
+};
+
+inline constexpr int kMaxTopLogprobs = 20;
+
+// What SampleParams::tokens holds where no token could be chosen.
+inline constexpr int32_t kBrokenLogit = -1;  // NaN or +inf among the logits
+inline constexpr int32_t kNothingLeft = -2;  // no logit above -inf
+inline constexpr int32_t kOverflow = -3;     // penalties made the largest logit infinite
+
+// One token for each row of logits (docs/shapes.md). In this order: ids
+// without a token masked; log-probabilities of what is left; edits (bias, repetition penalty if
+// in_prompt or generated, frequency and presence penalty if generated, masked_rows); greedy:
+// argmax, ties to the lower id. Otherwise weights exp((logit - max) / temperature), min_p relative
+// to the largest, then top_k, then top_p (the smallest set whose mass, of what is left, reaches
+// top_p; ties to the lower id), then the inverse of the cumulative sum in ascending id order at one
+// uniform number. All sums are of integers (sampling_math.h), so that every backend chooses the
+// same token.
+struct SampleParams {
+  Matrix logits;  // [rows, >= limit] f32; ids in `missing` become -inf, else as they were
+  int limit = 0;  // ids from here on have no token
+  const int32_t* missing = nullptr;  // [missing_count] ids below `limit` without a token
+  int missing_count = 0;
+  const SamplingRow* rows = nullptr;  // [rows], or nullptr: all greedy
+  const LogitEdit* edits = nullptr;
+  int32_t* tokens = nullptr;      // [rows], or one of the values above
+  float* logprobs = nullptr;      // [rows] of the token, where the row wants them
+  int32_t* top_tokens = nullptr;  // [rows, kMaxTopLogprobs] descending, ties: lower id; -1: no more
+  float* top_logprobs = nullptr;  // [rows, kMaxTopLogprobs]
+};
+
+// After verification (3.8): row s * per_sequence is sequence s's newest token, the rows behind it
+// its drafts. Row j + 1 is accepted when row j is, holds a token, and is what row j chose.
+struct AcceptDraftsParams {
+  const int32_t* tokens;  // [sequences * per_sequence] of the rows
+  const int32_t* chosen;  // [sequences * per_sequence], of Sample
+  RowMap rows;
+  int sequences;
+  int per_sequence;      // 1 + drafts
+  int32_t* next_tokens;  // [sequences * per_sequence]: chosen, or 0 where nothing was
+  int32_t* last_rows;    // [sequences]: the last accepted row
+};
+
+// The row that makes a further draft of each sequence: it holds the draft before at the position
+// `ahead` behind the last accepted row, and is empty where the sequence has no slot there.
+struct DraftRowsParams {
+  const int32_t* drafts;     // [sequences], of Sample
+  const int32_t* last_rows;  // [sequences], of AcceptDrafts
+  RowMap rows;               // the verify rows
+  const int32_t* slots;      // [sequences]: positions that have a page
+  int sequences;
+  int ahead;  // 1 for the second draft
+  int32_t* tokens;
+  int32_t* positions;
+  int32_t* row_sequences;  // [sequences] each
 };
 
 }  // namespace baleen::kernels

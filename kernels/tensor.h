@@ -50,12 +50,16 @@ enum class WeightStorage : uint8_t { kDequantized, kNative };
 
 // The rows of one step as the kernels see them: row r is the token at positions[r] of sequence
 // sequences[r], whose keys 0..positions[r] lie in page_table[sequences[r]].
+//
+// A row of `empty_sequence` fills up a step whose shape is fixed: it has position 0, writes nothing
+// to the cache and goes to no expert; what comes out for it means nothing.
 struct RowMap {
   int rows = 0;
   const int32_t* positions = nullptr;   // [rows]
   const int32_t* sequences = nullptr;   // [rows], index into page_table
   const int32_t* page_table = nullptr;  // [sequences, page_table_stride] page ids
   int page_table_stride = 0;
+  int32_t empty_sequence = -1;  // -1: the step has none
 };
 
 // One layer of the page pool (common/kv_layout.h).

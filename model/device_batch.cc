@@ -58,20 +58,19 @@ void DeviceBatch::Upload(const Batch& batch, std::span<const int32_t> hidden_row
   if (in_flight_) backend_.Synchronize();
   staging_.clear();
   positions_.assign(batch.positions.begin(), batch.positions.end());
-  keys_ = positions_.empty() ? 0 : *std::max_element(positions_.begin(), positions_.end()) + 1;
-
-  rows_ = {};
-  rows_.rows = batch.rows();
-  rows_.positions = Append(batch.positions);
-  rows_.sequences = Append(batch.sequences);
-  if (token_limit > 0) tokens_ = Append(batch.tokens);
+  rows_ = {.host_positions = positions_};
+  if (!positions_.empty()) rows_.keys = *std::max_element(positions_.begin(), positions_.end()) + 1;
+  rows_.map.rows = batch.rows();
+  rows_.map.positions = Append(batch.positions);
+  rows_.map.sequences = Append(batch.sequences);
+  if (token_limit > 0) rows_.tokens = Append(batch.tokens);
   hidden_rows_ = Append(hidden_rows);
 
   // Of each sequence the pages that hold a key.
-  const int stride = static_cast<int>(PagesFor(keys_));
-  rows_.page_table_stride = stride;
-  rows_.page_table = Append({});
-  for (size_t begin = 0; rows_.rows > 0 && begin + stride <= batch.page_table.size();
+  const int stride = static_cast<int>(PagesFor(rows_.keys));
+  rows_.map.page_table_stride = stride;
+  rows_.map.page_table = Append({});
+  for (size_t begin = 0; batch.rows() > 0 && begin + stride <= batch.page_table.size();
        begin += batch.page_table_stride) {
     Append(batch.page_table.subspan(begin, stride));
   }

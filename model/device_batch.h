@@ -22,12 +22,8 @@ class DeviceBatch {
   // `hidden_rows` is empty or as long as the batch; `token_limit` 0: the tokens are not used.
   void Upload(const Batch& batch, std::span<const int32_t> hidden_rows, int token_limit);
 
-  const kernels::RowMap& rows() const { return rows_; }
-  const int32_t* tokens() const { return tokens_; }
+  const DeviceRows& rows() const { return rows_; }
   const int32_t* hidden_rows() const { return hidden_rows_; }
-
-  std::span<const int32_t> positions() const { return positions_; }  // [rows], host
-  int keys() const { return keys_; }                                 // of the row with the most
 
  private:
   void Check(const Batch& batch, std::span<const int32_t> hidden_rows, int token_limit) const;
@@ -39,11 +35,9 @@ class DeviceBatch {
   std::vector<int32_t> staging_;  // what is copied; not touched before the copy has finished
   bool in_flight_ = false;
 
-  kernels::RowMap rows_;
-  const int32_t* tokens_ = nullptr;
+  DeviceRows rows_;
   const int32_t* hidden_rows_ = nullptr;
   std::vector<int32_t> positions_;
-  int keys_ = 0;
 };
 
 }  // namespace baleen::model

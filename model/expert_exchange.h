@@ -33,6 +33,9 @@ class ExpertExchange {
   // [own rows * topk, dim], row r * topk + j being expert ids[r, j] of own row r. Valid until the
   // next Dispatch.
   virtual kernels::Matrix Collect(const kernels::Matrix& expert_out) = 0;
+
+  // Nothing happens on the host, so that the calls may be recorded (Backend::Record).
+  virtual bool recordable() const { return false; }
 };
 
 }  // namespace baleen::model

@@ -131,7 +131,6 @@ class ShardForward final : public Forward {
     backend_.Synchronize();
     rope_cos_ = reinterpret_cast<const float*>(rope_memory_.data());
     rope_sin_ = reinterpret_cast<const float*>(rope_memory_.data() + table_bytes);
-    if (shard_.last()) logits_.resize(size_t(options_.max_head_rows) * config_.vocab_size);
     return absl::OkStatus();
   }
 
@@ -139,11 +138,15 @@ class ShardForward final : public Forward {
 
   void RunLayers(const Batch& batch) override {
     batch_.Upload(batch, {}, shard_.first() ? config_.vocab_size : 0);
-    const StepContext step = Step();
+    RunMain(batch_.rows());
+  }
+
+  void RunMain(const DeviceRows& rows) override {
+    const StepContext step = Step(rows);
     const Activations& a = step.act;
     ResidualStream stream = {.x = shard_.first() ? a.x : a.stream};
     if (shard_.first()) {
-      backend_.Embed({.table = AsMatrix(weights_.embedding), .ids = batch_.tokens(), .out = a.x});
+      backend_.Embed({.table = AsMatrix(weights_.embedding), .ids = rows.tokens, .out = a.x});
     }
     for (size_t i = 0; i < weights_.layers.size(); ++i) {
       const int32_t* selected = RunLayer(step, weights_.layers[i], Cache(i), stream);
@@ -158,48 +161,50 @@ class ShardForward final : public Forward {
   }
 
   void RunMtp(const Batch& batch, Hidden from, std::span<const int32_t> hidden_rows) override {
-    BALEEN_CHECK(shard_.mtp && hidden_rows.size() == batch.positions.size());
-    const Matrix source = HiddenRows(from);
-    for (const int32_t row : hidden_rows) BALEEN_CHECK(row >= 0 && row < source.rows);
+    BALEEN_CHECK(hidden_rows.size() == batch.positions.size());
+    const int rows = HiddenRows(from).rows;
+    for (const int32_t row : hidden_rows) BALEEN_CHECK(row >= 0 && row < rows);
     batch_.Upload(batch, hidden_rows, config_.vocab_size);
-    const StepContext step = Step();
-    RunMtpModule(step, weights_.mtp, AsMatrix(weights_.embedding), batch_.tokens(), source,
-                 batch_.hidden_rows(), Cache(weights_.layers.size()));
+    RunMtp(batch_.rows(), from, batch_.hidden_rows());
+  }
+
+  void RunMtp(const DeviceRows& rows, Hidden from, const int32_t* hidden_rows) override {
+    BALEEN_CHECK(shard_.mtp);
+    const StepContext step = Step(rows);
+    RunMtpModule(step, weights_.mtp, AsMatrix(weights_.embedding), rows.tokens, HiddenRows(from),
+                 hidden_rows, Cache(weights_.layers.size()));
     mtp_rows_ = step.rows.rows;
   }
 
-  std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) override {
-    const int count = static_cast<int>(rows.size());
+  Matrix Head(Hidden of, const int32_t* rows, int count) override {
     BALEEN_CHECK(shard_.last() && count <= options_.max_head_rows);
-    if (count == 0) return {};
-    const Matrix source = HiddenRows(of);
-    for (const int32_t row : rows) BALEEN_CHECK(row >= 0 && row < source.rows);
     const Matrix in = FirstRows(activations_.head_in, count);
     const Matrix out = FirstRows(activations_.head_logits, count);
-    const size_t bytes = size_t(count) * config_.vocab_size * sizeof(float);
-    auto* index = reinterpret_cast<int32_t*>(head_rows_.data());
-    backend_.CopyIn(index, rows.data(), rows.size() * sizeof(int32_t));
-    backend_.GatherRows({.x = source, .index = index, .out = in});
+    backend_.GatherRows({.x = HiddenRows(of), .index = rows, .out = in});
     backend_.Linear({.x = in, .w = weights_.head, .y = out});
-    backend_.CopyOut(logits_.data(), out.data, bytes);
-    backend_.Synchronize();
-    return {logits_.data(), bytes / sizeof(float)};
+    return out;
   }
 
-  void Argmax(Hidden of, std::span<const int32_t> rows, int vocab_limit,
-              std::span<int32_t> out) override {
-    BALEEN_CHECK(out.size() == rows.size());
-    BALEEN_CHECK(vocab_limit > 0 && vocab_limit <= config_.vocab_size);
-    const size_t group = options_.max_head_rows;
-    for (size_t first = 0; first < rows.size(); first += group) {
-      const auto part = rows.subspan(first, std::min(group, rows.size() - first));
-      const float* logits = Logits(of, part).data();
-      for (size_t i = 0; i < part.size(); ++i, logits += config_.vocab_size) {
-        out[first + i] =
-            static_cast<int32_t>(std::max_element(logits, logits + vocab_limit) - logits);
-      }
-    }
+  Matrix Head(Hidden of, std::span<const int32_t> rows) override {
+    const int count = static_cast<int>(rows.size());
+    BALEEN_CHECK(count <= options_.max_head_rows);
+    for (const int32_t row : rows) BALEEN_CHECK(row >= 0 && row < HiddenRows(of).rows);
+    auto* index = reinterpret_cast<int32_t*>(head_rows_.data());
+    if (count > 0) backend_.CopyIn(index, rows.data(), rows.size() * sizeof(int32_t));
+    return Head(of, index, count);
   }
+
+  std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) override {
+    const Matrix logits = Head(of, rows);
+    const size_t count = rows.size() * config_.vocab_size;
+    logits_.resize(std::max(logits_.size(), count));
+    if (count > 0) backend_.CopyOut(logits_.data(), logits.data, count * sizeof(float));
+    backend_.Synchronize();
+    return {logits_.data(), count};
+  }
+
+  Backend& backend() override { return backend_; }
+  bool recordable() const override { return backend_.can_record() && exchange_.recordable(); }
 
   void Observe(LayerObserver observer, void* context) override {
     observer_ = observer;
@@ -207,7 +212,8 @@ class ShardForward final : public Forward {
   }
 
  private:
-  StepContext Step() const {
+  StepContext Step(const DeviceRows& rows) const {
+    BALEEN_CHECK(rows.map.rows <= options_.max_rows);
     return {.backend = backend_,
             .config = config_,
             .shard = shard_,
@@ -216,10 +222,10 @@ class ShardForward final : public Forward {
             .rope_sin = rope_sin_,
             .attention_scale = static_cast<float>(AttentionScale(config_)),
             .fp8 = options_.numerics == Numerics::kFp8,
-            .act = activations_.ForRows(batch_.rows().rows),
-            .rows = batch_.rows(),
-            .positions = batch_.positions(),
-            .keys = batch_.keys()};
+            .act = activations_.ForRows(rows.map.rows),
+            .rows = rows.map,
+            .positions = rows.host_positions,
+            .keys = rows.keys};
   }
 
   LayerCache Cache(size_t local_layer) const {
@@ -262,7 +268,7 @@ class ShardForward final : public Forward {
   Activations activations_;
   const float* rope_cos_ = nullptr;
   const float* rope_sin_ = nullptr;
-  std::vector<float> logits_;  // [max_head_rows, vocab], host
+  std::vector<float> logits_;  // of the last Logits
   int main_rows_ = 0;          // of the last RunLayers
   int mtp_rows_ = 0;           // of the last RunMtp
   LayerObserver observer_ = nullptr;

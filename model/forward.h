@@ -27,6 +27,15 @@ struct Batch {
   int rows() const { return static_cast<int>(positions.size()); }
 };
 
+// Rows whose lists lie in the backend's memory.
+struct DeviceRows {
+  kernels::RowMap map;
+  const int32_t* tokens = nullptr;  // [rows]; unused by a shard that is not first()
+  int keys = 0;                     // at least as many as the row with the most has
+  // [rows], or empty where only the device knows them; then every row counts as having `keys`.
+  std::span<const int32_t> host_positions;
+};
+
 struct ForwardOptions {
   Numerics numerics = Numerics::kExact;
   KvLayout layout;  // of this shard (LayoutOf)
@@ -61,23 +70,33 @@ class Forward {
   // not last() leaves its output here. In the backend's memory.
   virtual kernels::Matrix stream() = 0;
 
-  // Runs the shard's main layers over the batch and writes the caches of its rows. On the last
-  // shard the final norm's output stays available to Logits and Mtp until the next RunLayers.
-  // batch.rows() == 0 is legal and, with MoE layers, still takes part in every exchange.
+  // Runs the shard's main layers over the rows and writes the caches of them. On the last shard the
+  // final norm's output stays available to Head and RunMtp until the next RunMain. No rows are
+  // legal and, with MoE layers, still take part in every exchange. Asynchronous, and nothing is
+  // read from the host but what the arguments say.
+  virtual void RunMain(const DeviceRows& rows) = 0;
+  // The same for a batch in host memory.
   virtual void RunLayers(const Batch& batch) = 0;
 
   // Runs the MTP module: tokens[r] is the token at positions[r] + 1, and the hidden state of row r
   // is row hidden_rows[r] of the last RunLayers (kMain) or of the last RunMtp (kMtp).  (3.8)
   enum class Hidden : uint8_t { kMain, kMtp };
+  virtual void RunMtp(const DeviceRows& rows, Hidden from, const int32_t* hidden_rows) = 0;
   virtual void RunMtp(const Batch& batch, Hidden from, std::span<const int32_t> hidden_rows) = 0;
 
-  // Head logits [rows.size(), vocab_size] f32 of the named rows of the last RunLayers (kMain) or
-  // RunMtp (kMtp), in host memory, valid until the next call. Waits for the device.
+  // Head logits [count, vocab_size] f32 of the named rows of the last RunLayers (kMain) or RunMtp
+  // (kMtp), count <= max_head_rows, in the backend's memory, valid until the next call. `rows`: in
+  // the backend's memory.
+  virtual kernels::Matrix Head(Hidden of, const int32_t* rows, int count) = 0;
+  // The same for rows in host memory.
+  virtual kernels::Matrix Head(Hidden of, std::span<const int32_t> rows) = 0;
+  // The same, copied to host memory, valid until the next call. Waits for the device.
   virtual std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) = 0;
 
-  // Largest logit of each named row, among token ids below `vocab_limit`; ties: the lower id.
-  virtual void Argmax(Hidden of, std::span<const int32_t> rows, int vocab_limit,
-                      std::span<int32_t> out) = 0;
+  virtual kernels::Backend& backend() = 0;
+  // RunMain, RunMtp and Head may be recorded (Backend::Record): nothing of them happens on the
+  // host.
+  virtual bool recordable() const = 0;
 
   // Observes the stream after each main layer (tests against goldens): called with the layer's
   // index and the residual stream [rows, hidden] f32. nullptr switches it off.

@@ -12,6 +12,7 @@ class InProcessExchange final : public ExpertExchange {
     return {.x = x, .xq = xq, .ids = ids, .rows = x.rows};
   }
   kernels::Matrix Collect(const kernels::Matrix& expert_out) override { return expert_out; }
+  bool recordable() const override { return true; }
 };
 
 }  // namespace baleen::model

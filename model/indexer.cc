@@ -65,6 +65,18 @@ int ScoreGroup(std::span<const int32_t> positions, int first, int64_t score_coun
   return rows;
 }
 
+namespace {
+
+int NextGroup(const StepContext& step, int first, int64_t* stride) {
+  const int64_t score_count = step.act.indexer.score_count;
+  if (!step.positions.empty()) return ScoreGroup(step.positions, first, score_count, stride);
+  *stride = step.keys;
+  const int64_t fit = std::max<int64_t>(score_count / step.keys, 1);
+  return static_cast<int>(std::min<int64_t>(fit, step.rows.rows - first));
+}
+
+}  // namespace
+
 const int32_t* SelectKeys(const StepContext& step, const IndexerWeights& w,
                           const kernels::LayerCache& cache) {
   const ModelConfig& c = step.config;
@@ -76,7 +88,7 @@ const int32_t* SelectKeys(const StepContext& step, const IndexerWeights& w,
 
   int64_t stride = 0;
   for (int first = 0, rows = 0; first < step.rows.rows; first += rows) {
-    rows = ScoreGroup(step.positions, first, a.score_count, &stride);
+    rows = NextGroup(step, first, &stride);
     const kernels::RowMap map = RowRange(step.rows, first, rows);
     step.backend.IndexerLogits({.q = step.fp8 ? kernels::Matrix{} : RowRange(a.q, first, rows),
                                 .q8 = RowRange(a.q8, first, rows),

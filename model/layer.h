@@ -23,8 +23,8 @@ struct StepContext {
 
   Activations act;  // cut to the step's rows
   kernels::RowMap rows;
-  std::span<const int32_t> positions;  // [rows], host
-  int keys;                            // of the row with the most
+  std::span<const int32_t> positions;  // [rows], host; empty: each row counts as having `keys`
+  int keys;                            // at least as many as the row with the most has
 
   // y = x W^T; xq is x in fp8, which kFp8 multiplies where the checkpoint's weight is fp8.
   void Linear(const kernels::Matrix& x, const kernels::Quantized& xq, const kernels::Weight& w,

@@ -21,7 +21,9 @@ void ChooseExperts(const StepContext& step, const MoeWeights& w) {
                      .normalize = c.norm_topk_prob,
                      .scale = c.routed_scaling_factor,
                      .ids = a.expert_ids,
-                     .weights = a.expert_weights});
+                     .weights = a.expert_weights,
+                     .sequences = step.rows.sequences,
+                     .empty_sequence = step.rows.empty_sequence});
 }
 
 }  // namespace

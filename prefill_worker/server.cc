@@ -83,6 +83,15 @@ struct Server::Parts {
   void FinishTransportTasks();
 
   bool leads() const { return config.worker().index() == 0; }
+  int max_rows() const { return Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192); }
+  engine::PrefillStep::Options StepOptions(const worker::ModelHost& h) const {
+    return {.shard = h.shard(),
+            .drafts = h.options().drafts,
+            .max_rows = max_rows(),
+            .max_head_rows = kHeadRows,
+            .max_context = h.options().max_context,
+            .vocabulary = h.vocabulary()};
+  }
   bool last() const { return config.worker().index() == config.worker().size() - 1; }
   std::string Name() const {
     return absl::StrCat(config.worker().group(), "/", config.worker().index());
@@ -164,9 +173,12 @@ absl::Status Server::Parts::Build() {
   BALEEN_RETURN_IF_ERROR(Check(config));
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const worker::ForwardLimits limits{
-      .max_rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
+      .max_rows = max_rows(),
       .max_sequences = Or(config.has_max_sequences(), config.max_sequences(), 64),
-      .max_head_rows = kHeadRows};
+      .max_head_rows = kHeadRows,
+      .step_bytes = [this](const worker::ModelHost& h) {
+        return engine::PrefillStep::PlannedBytes(StepOptions(h));
+      }};
   BALEEN_ASSIGN_OR_RETURN(
       host, worker::ModelHost::Create(options, worker::ModelHost::Split::kPipelineStage,
                                       config.worker().index(), config.worker().size(), limits));
@@ -174,13 +186,7 @@ absl::Status Server::Parts::Build() {
   BALEEN_ASSIGN_OR_RETURN(
       metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
   BALEEN_RETURN_IF_ERROR(BuildTransfer());
-  step = std::make_unique<engine::PrefillStep>(
-      host->forward(), engine::PrefillStep::Options{.shard = host->shard(),
-                                                    .drafts = host->options().drafts,
-                                                    .max_rows = limits.max_rows,
-                                                    .max_head_rows = kHeadRows,
-                                                    .max_context = host->options().max_context,
-                                                    .vocabulary = host->vocabulary()});
+  step = std::make_unique<engine::PrefillStep>(host->forward(), StepOptions(*host));
   stage = std::make_unique<Stage>(
       *step, *sender, *ledger,
       Stage::Options{
@@ -188,7 +194,7 @@ absl::Status Server::Parts::Build() {
           .size = config.worker().size(),
           .vocab_size = host->config().vocab_size,
           .pages = host->pages(),
-          .max_rows = limits.max_rows,
+          .max_rows = max_rows(),
           .to_wire = [this](std::span<const PageId> pages) { host->wire_pool().ToWire(pages); },
           .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
       metrics);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 
 namespace baleen::worker {
 

@@ -108,8 +108,8 @@ absl::StatusOr<std::unique_ptr<ModelHost>> ModelHost::Create(const ModelOptions&
                           kernels::MakeBackend(options.device, options.cpu_threads));
   BALEEN_ASSIGN_OR_RETURN(host->weights_, model::LoadWeights(*host->backend_, options.directory,
                                                              *host->config_, host->shard_));
-  BALEEN_RETURN_IF_ERROR(host->MakePool());
   BALEEN_RETURN_IF_ERROR(host->MakeFingerprint());
+  BALEEN_RETURN_IF_ERROR(host->MakePool());
   return host;
 }
 
@@ -162,10 +162,12 @@ absl::Status ModelHost::MakePool() {
       .device = backend_->memory(),
       .fraction = fraction,
       .weights = weights_->memory.bytes(),
-      .forward = model::Forward::PlannedBytes(*backend_, *config_, shard_, ForwardOptionsOf())};
-  spdlog::info("memory of {}: {} bytes, {} free; weights {}, forward pass {}, share {:.3f}",
-               backend_->name(), budget.device.total, budget.device.free, budget.weights,
-               budget.forward, fraction);
+      .forward = model::Forward::PlannedBytes(*backend_, *config_, shard_, ForwardOptionsOf()),
+      .step = limits_.step_bytes ? limits_.step_bytes(*this) : 0};
+  spdlog::info(
+      "memory of {}: {} bytes, {} free; weights {}, forward pass {}, steps {}, share {:.3f}",
+      backend_->name(), budget.device.total, budget.device.free, budget.weights, budget.forward,
+      budget.step, fraction);
   BALEEN_ASSIGN_OR_RETURN(pages_, engine::PlanPages({.requested_pages = options_.pages,
                                                      .page_bytes = layout_.PageBytes(),
                                                      .bytes_available = engine::PoolBytes(budget),

@@ -1,12 +1,13 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "common/fingerprint.h"
 #include "common/kv_layout.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 #include "model/shard.h"
 #include "worker/wire_pool.h"
 
@@ -40,11 +41,16 @@ struct ModelOptions {
 // InvalidArgument names the field.
 absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
 
+class ModelHost;
+
 // Of a step's batch; see model::ForwardOptions.
 struct ForwardLimits {
   int max_rows = 0;
   int max_sequences = 0;
   int max_head_rows = 0;
+  // What the step takes of the backend's memory besides the forward pass. Called with everything
+  // of the host known but the pool.
+  std::function<size_t(const ModelHost&)> step_bytes;
 };
 
 // Everything of a process that does not depend on its role: backend, configuration, this shard's

@@ -115,8 +115,9 @@ void CpuBackend::SparseAttention(const SparseAttentionParams& p) {
         p.indices != nullptr ? std::min(p.topk, p.rows.positions[r] + 1) : p.rows.positions[r] + 1;
   }
   const int64_t macs = keys * p.heads * (2 * lora + rope);
-  pool_.ParallelFor(p.rows.rows, macs,
-                    [&](int worker, int64_t r) { AttendRow(p, r, scratch_[worker]); });
+  pool_.ParallelFor(p.rows.rows, macs, [&](int worker, int64_t r) {
+    if (p.rows.sequences[r] != p.rows.empty_sequence) AttendRow(p, r, scratch_[worker]);
+  });
 }
 
 }  // namespace baleen::kernels::cpu

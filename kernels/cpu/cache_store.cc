@@ -11,6 +11,7 @@ void CpuBackend::StoreLatent(const StoreLatentParams& p) {
   const int rope = p.cache.layout.rope;
   BALEEN_CHECK(p.latent.cols == lora && p.rope.cols == rope && lora % kQuantGroup == 0);
   ForEachRow(p.rows.rows, lora + rope, [&](Scratch& scratch, int64_t r) {
+    if (p.rows.sequences[r] == p.rows.empty_sequence) return;
     std::byte* row =
         LatentRow(p.cache, SlotOf(p.cache, p.rows, p.rows.sequences[r], p.rows.positions[r]));
     const float* latent = ReadRow(p.latent, r, scratch.input);
@@ -34,6 +35,7 @@ void CpuBackend::StoreIndexKeys(const StoreIndexKeysParams& p) {
   const int dim = p.cache.layout.index_dim;
   BALEEN_CHECK(p.keys.cols == dim);
   ForEachRow(p.rows.rows, dim, [&](Scratch& scratch, int64_t r) {
+    if (p.rows.sequences[r] == p.rows.empty_sequence) return;
     const TokenSlot slot = SlotOf(p.cache, p.rows, p.rows.sequences[r], p.rows.positions[r]);
     const float* key = ReadRow(p.keys, r, scratch.input);
     if (p.cache.layout.numerics == Numerics::kExact) {

@@ -17,6 +17,12 @@ void* CpuBackend::Allocate(size_t bytes) {
   return std::aligned_alloc(64, (bytes == 0 ? 64 : bytes + 63) / 64 * 64);
 }
 void CpuBackend::Free(void* p) { std::free(p); }
+
+std::unique_ptr<Backend::Recording> CpuBackend::Record(absl::FunctionRef<void()>) {
+  BALEEN_CHECK_MSG(false, "a CPU backend records nothing");
+  return nullptr;
+}
+
 void CpuBackend::CopyIn(void* dst, const void* host, size_t bytes) {
   if (bytes > 0) std::memcpy(dst, host, bytes);
 }

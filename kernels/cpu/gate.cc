@@ -50,6 +50,11 @@ void MaskGroups(const GateParams& p, const GateScratch& s) {
 }
 
 void GateRow(const GateParams& p, int64_t r, const GateScratch& s) {
+  if (p.sequences != nullptr && p.sequences[r] == p.empty_sequence) {
+    std::fill_n(p.ids + r * p.topk, p.topk, -1);
+    std::fill_n(p.weights + r * p.topk, p.topk, 0.0f);
+    return;
+  }
   const float* logits = p.logits + r * p.experts;
   for (int e = 0; e < p.experts; ++e) {
     s.scores[e] = 1.0f / (1.0f + std::exp(-logits[e]));

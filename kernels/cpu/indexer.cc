@@ -84,6 +84,7 @@ void CpuBackend::IndexerLogits(const IndexerLogitsParams& p) {
   const int64_t parts = (most_pages + kPagesPerItem - 1) / kPagesPerItem;
   pool_.ParallelFor(static_cast<int64_t>(runs.size()) * parts, macs, [&](int worker, int64_t item) {
     const RowRun& run = runs[item / parts];
+    if (run.sequence == p.rows.empty_sequence) return;
     const int64_t begin = item % parts * kPagesPerItem;
     const int64_t end = std::min(begin + kPagesPerItem, PagesFor(run.last_position + 1));
     if (begin >= end) return;

@@ -50,7 +50,7 @@ template <int kAccess>
 __global__ __launch_bounds__(kStoreThreads, kStoreBlocks) void StoreLatentKernel(
     Rows<const Bf16> latent, Rows<const Bf16> rope, int rope_packs, PageArray cache, RowMap rows) {
   const int r = blockIdx.x * kStoreWarps + threadIdx.x / kWarpThreads;
-  if (r >= rows.rows) return;  // the whole warp
+  if (r >= rows.rows || rows.sequences[r] == rows.empty_sequence) return;  // the whole warp
   const int lane = threadIdx.x % kWarpThreads;
   const auto latent_pack = LoadPack<kAccess, kLatentShare>(latent.At(r, lane * kLatentShare));
   const auto rope_pack = LoadPack<kAccess>(rope.At(r, min(lane, rope_packs - 1) * kPack));
@@ -81,7 +81,7 @@ __global__ __launch_bounds__(kStoreThreads, kStoreBlocks) void StoreIndexKeysKer
   float v[kPack];
   Unpack(pack, v);
   const float scale = GroupScale(v);
-  if (thread / kGroupPacks >= rows.rows) return;
+  if (thread / kGroupPacks >= rows.rows || rows.sequences[r] == rows.empty_sequence) return;
   uint32_t q[kPack / 4];
   QuantizeShare(v, scale, q);
   *reinterpret_cast<uint2*>(cache.At(slot) + column) = {q[0], q[1]};

@@ -50,6 +50,18 @@ namespace {
 
 constexpr size_t kCounterBytes = 64 << 10;  // at the start of the scratch, zero between ops
 
+// A captured graph, replayed on the stream it was captured from.
+class GraphRecording final : public Backend::Recording {
+ public:
+  GraphRecording(cudaGraphExec_t graph, cudaStream_t stream) : graph_(graph), stream_(stream) {}
+  ~GraphRecording() override { BALEEN_CUDA_CHECK(cudaGraphExecDestroy(graph_)); }
+  void Replay() override { BALEEN_CUDA_CHECK(cudaGraphLaunch(graph_, stream_)); }
+
+ private:
+  const cudaGraphExec_t graph_;
+  const cudaStream_t stream_;
+};
+
 }  // namespace
 
 CudaBackend::~CudaBackend() { BALEEN_CUDA_CHECK(cudaStreamDestroy(stream_)); }
@@ -82,6 +94,9 @@ void CudaBackend::Experts(const ExpertsParams& p) { LaunchExperts(p, workspace_,
 void CudaBackend::Combine(const CombineParams& p) { LaunchCombine(p, stream_); }
 void CudaBackend::GatherRows(const GatherRowsParams& p) { LaunchGatherRows(p, stream_); }
 void CudaBackend::Concat(const ConcatParams& p) { LaunchConcat(p, stream_); }
+void CudaBackend::Sample(const SampleParams& p) { LaunchSample(p, stream_); }
+void CudaBackend::AcceptDrafts(const AcceptDraftsParams& p) { LaunchAcceptDrafts(p, stream_); }
+void CudaBackend::DraftRows(const DraftRowsParams& p) { LaunchDraftRows(p, stream_); }
 
 size_t CudaBackend::ScratchBytes(const StepLimits& limits) const {
   return kCounterBytes + std::max(LinearBytes(limits), ExpertsBytes(limits));
@@ -126,6 +141,18 @@ void CudaBackend::CopyIn(void* dst, const void* host, size_t bytes) {
 
 void CudaBackend::CopyOut(void* host, const void* src, size_t bytes) {
   BALEEN_CUDA_CHECK(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()> issue) {
+  cudaGraph_t graph = nullptr;
+  BALEEN_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  issue();
+  BALEEN_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+  cudaGraphExec_t executable = nullptr;
+  BALEEN_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  BALEEN_CUDA_CHECK(cudaGraphDestroy(graph));
+  BALEEN_CUDA_CHECK(cudaGraphUpload(executable, stream_));
+  return std::make_unique<GraphRecording>(executable, stream_);
 }
 
 void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }

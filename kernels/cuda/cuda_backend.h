@@ -37,6 +37,9 @@ class CudaBackend final : public Backend {
   void Combine(const CombineParams& p) override;
   void GatherRows(const GatherRowsParams& p) override;
   void Concat(const ConcatParams& p) override;
+  void Sample(const SampleParams& p) override;
+  void AcceptDrafts(const AcceptDraftsParams& p) override;
+  void DraftRows(const DraftRowsParams& p) override;
 
   size_t ScratchBytes(const StepLimits& limits) const override;
   void UseScratch(const StepLimits& limits, void* memory, size_t bytes) override;
@@ -46,6 +49,8 @@ class CudaBackend final : public Backend {
   void Free(void* p) override;
   void CopyIn(void* dst, const void* host, size_t bytes) override;
   void CopyOut(void* host, const void* src, size_t bytes) override;
+  bool can_record() const override { return true; }
+  std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;
   WeightStorage weight_storage() const override { return WeightStorage::kNative; }
   bool host_memory() const override { return false; }

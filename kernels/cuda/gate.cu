@@ -110,6 +110,12 @@ __global__ __launch_bounds__(kGateWarps* kWarpThreads) void GateKernel(GateParam
   const int lane = threadIdx.x % kWarpThreads;
   const int64_t row = int64_t{blockIdx.x} * kGateWarps + warp;
   if (row >= p.rows) return;  // the whole warp
+  if (p.sequences != nullptr && p.sequences[row] == p.empty_sequence) {
+    if (lane >= p.topk) return;
+    p.ids[row * p.topk + lane] = -1;
+    p.weights[row * p.topk + lane] = 0;
+    return;
+  }
 
   constexpr int kAccess = kPerLane < 4 ? kPerLane * 4 : 16;
   const bool used = lane * kPerLane < p.experts;

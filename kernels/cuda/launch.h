@@ -37,6 +37,9 @@ void LaunchSiluMul(const SiluMulParams& p, cudaStream_t stream);
 void LaunchCombine(const CombineParams& p, cudaStream_t stream);
 void LaunchGatherRows(const GatherRowsParams& p, cudaStream_t stream);
 void LaunchConcat(const ConcatParams& p, cudaStream_t stream);
+void LaunchSample(const SampleParams& p, cudaStream_t stream);
+void LaunchAcceptDrafts(const AcceptDraftsParams& p, cudaStream_t stream);
+void LaunchDraftRows(const DraftRowsParams& p, cudaStream_t stream);
 
 // Ops with scratch: `...Bytes` is what steps within `limits` need of it at most.
 size_t LinearBytes(const StepLimits& limits);

@@ -263,7 +263,8 @@ class DecodeGroup {
   };
 
   engine::DecodeLimits Limits() const {
-    return {.drafts = options_.drafts,
+    return {.max_sequences = options_.max_running,
+            .drafts = options_.drafts,
             .max_context = kMaxContext,
             .max_head_rows = 8,
             .vocabulary = FakeForward::Vocabulary()};

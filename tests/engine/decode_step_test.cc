@@ -34,7 +34,8 @@ model::SamplingParams Sampling(int tokens, int seed) {
 }
 
 DecodeLimits Limits(int drafts) {
-  return {.drafts = drafts,
+  return {.max_sequences = 8,
+          .drafts = drafts,
           .max_context = kContext,
           .max_head_rows = 4,
           .vocabulary = FakeForward::Vocabulary()};

@@ -51,7 +51,9 @@ model::SamplingParams Seeded(int tokens) {
 std::vector<int32_t> Reference(std::vector<int32_t> tokens, const model::SamplingParams& params) {
   FakeHost host(FakeForward::Whole(false), 20);
   const size_t prompt = tokens.size();
-  model::Sampler sampler(FakeForward::Vocabulary());
+  model::RowSampler sampler(
+      host.forward.backend(),
+      {.max_rows = 1, .max_sequences = 1, .vocabulary = FakeForward::Vocabulary()});
   model::TokenHistory history(params, tokens);
   std::vector<int32_t> page_table(20), positions, sequences;
   for (int i = 0; i < 20; ++i) page_table[i] = 19 - i;
@@ -61,10 +63,12 @@ std::vector<int32_t> Reference(std::vector<int32_t> tokens, const model::Samplin
     sequences.assign(tokens.size(), 0);
     host.forward.RunLayers({tokens, positions, sequences, page_table, 20});
     const int32_t row[] = {static_cast<int32_t>(tokens.size()) - 1};
-    const int32_t token = sampler
-                              .Sample(host.forward.Logits(model::Forward::Hidden::kMain, row),
-                                      params, history, static_cast<int>(tokens.size()))
-                              .value();
+    sampler.Clear();
+    sampler.AddSequence(params, history, static_cast<int>(tokens.size()), {});
+    sampler.Upload();
+    sampler.Sample(host.forward.Head(model::Forward::Hidden::kMain, row), 0);
+    sampler.Download();
+    const int32_t token = sampler.TokenOf(0);
     tokens.push_back(token);
     history.Add(token);
     if (!params.ignore_eos && token == FakeForward::kEos) break;
@@ -163,7 +167,7 @@ TEST(LocalEngine, FailedPrefillLeavesNothingInThePrefixCache) {
   prompt.back() = poison;
   rig.host.forward.poison_token = poison;
   EXPECT_THAT(rig.engine.Generate(prompt, Greedy(5)).status,
-              StatusIs(absl::StatusCode::kInternal, HasSubstr("nan")));
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("NaN")));
   EXPECT_EQ(rig.engine.pages().free, rig.engine.pages().total);
   rig.host.forward.poison_token = -1;
   const auto again = rig.engine.Generate(prompt, Greedy(5));
@@ -184,7 +188,7 @@ TEST(LocalEngine, NanInOneSequenceDoesNotTouchTheOthers) {
     while (rig.engine.Step()) {
     }
     EXPECT_THAT(rig.engine.Take(*bad)->status,
-                StatusIs(absl::StatusCode::kInternal, HasSubstr("nan")));
+                StatusIs(absl::StatusCode::kInternal, HasSubstr("NaN")));
     EXPECT_EQ(rig.engine.Take(*good)->tokens, expected);
   }
 }

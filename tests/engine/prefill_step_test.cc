@@ -153,11 +153,11 @@ TEST(PrefillStep, NanFailsItsPromptOnly) {
        .pages = Pages(2, 1),
        .sampling = {.prompt_logprobs = true}}};
   const auto results = pipeline.Run(chunks);
-  EXPECT_THAT(results[0].status, StatusIs(absl::StatusCode::kInternal, HasSubstr("nan")));
+  EXPECT_THAT(results[0].status, StatusIs(absl::StatusCode::kInternal, HasSubstr("NaN")));
   EXPECT_FALSE(results[0].finished);
   EXPECT_TRUE(results[1].status.ok());
   EXPECT_EQ(results[1].drafts.size(), 1);
-  EXPECT_THAT(results[2].status, StatusIs(absl::StatusCode::kInternal, HasSubstr("nan")));
+  EXPECT_THAT(results[2].status, StatusIs(absl::StatusCode::kInternal, HasSubstr("NaN")));
 }
 
 TEST(PrefillStep, WithoutDraftsMtpIsNeverRun) {

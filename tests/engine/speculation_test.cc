@@ -3,7 +3,7 @@
 #include <map>
 #include <random>
 
-#include "model/sampler.h"
+#include "model/row_sampler.h"
 #include "tests/testing/status_matchers.h"
 
 namespace baleen::engine {
@@ -99,7 +99,9 @@ class Law {
 
 // One decoded sequence under `seed`, with `k` drafts a step.
 std::vector<int32_t> Decode(const Law& law, int k, uint64_t seed) {
-  model::Sampler sampler({.limit = Law::kVocab});
+  static kernels::Backend& backend = *kernels::MakeCpuBackend(1).release();
+  static model::RowSampler sampler(
+      backend, {.max_rows = 1, .max_sequences = 1, .vocabulary = {.limit = Law::kVocab}});
   const model::SamplingParams params{.seed = seed};
   const model::TokenHistory history;
   std::vector<int32_t> tokens;
@@ -110,8 +112,14 @@ std::vector<int32_t> Decode(const Law& law, int k, uint64_t seed) {
       ahead.push_back(drafts.back());
     }
     EXPECT_TRUE(WalkDrafts(drafts, [&](int) -> absl::StatusOr<Choice> {
-                  tokens.push_back(
-                      *sampler.Sample(law.After(tokens), params, history, int(tokens.size())));
+                  const auto after = law.After(tokens);
+                  std::vector<float> logits(after.begin(), after.end());
+                  sampler.Clear();
+                  sampler.AddSequence(params, history, int(tokens.size()), {});
+                  sampler.Upload();
+                  sampler.Sample({.data = logits.data(), .rows = 1, .cols = Law::kVocab}, 0);
+                  sampler.Download();
+                  tokens.push_back(sampler.TokenOf(0));
                   return Choice{tokens.back(), tokens.size() == Law::kLength};
                 }).ok());
   }

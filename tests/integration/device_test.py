@@ -3,9 +3,11 @@
     device_test.py [--device cuda]      needs only Python; BALEEN_BIN names the folder of the binaries
 
 Prints, and fails on: an answer of a golden prompt without its fact, a lost recall number, a mean error of log-probabilities
-of 0.02 and more on the prompts whose next token is sharp, less than 99 % of greedy tokens equal before the first difference.
+of 0.02 and more on the prompts whose next token is sharp, less than 99 % of greedy tokens equal before the first
+difference over 50 requests with one right answer, a difference anywhere that is more than a near tie.
 """
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -19,6 +21,7 @@ GOLDEN = json.loads((MODEL / "golden/golden.json").read_text())["prompts"]
 RECALL = json.loads((MODEL / "golden/recall.json").read_text())
 FREE = ("story", "prose")  # free text: several next words are as likely as each other
 DEVICE = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else "cuda"
+NEAR_TIE = 0.5  # natural logarithm of the ratio of two probabilities
 failures = []
 
 
@@ -62,39 +65,74 @@ def goldens():
             check(error < 0.02, f"{name}: error {error}")
 
 
+def chat(messages, **options):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"messages": messages}, file)
+        file.flush()
+        return generate("--chat", file.name, "--max-tokens", "40", "--top-logprobs", "20", **options)
+
+
 def recall(drafts):
-    def answer(case):
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump({"messages": case["messages"]}, file)
-            file.flush()
-            return str(case["number"]) in generate("--chat", file.name, "--max-tokens", "40", drafts=drafts)["text"]
-    right = sum(parallel(answer, RECALL, 4))
+    right = sum(parallel(lambda case: str(case["number"]) in chat(case["messages"], drafts=drafts)["text"], RECALL, 4))
     print(f"recall, drafts {drafts}: {right} of {len(RECALL)}")
     check(right == len(RECALL), f"recall with drafts {drafts}: {right} of {len(RECALL)}")
 
 
-def agreement():
-    """50 prompts of the goldens' and recall's texts, cut at different places."""
-    text = max((m["content"] for case in RECALL for m in case["messages"]), key=len).split()
-    prompts = [" ".join(text[37 * i:37 * i + 20 + 11 * i]) for i in range(50)]
-    assert all(prompts)
+def plain(prompt):
+    return functools.partial(generate, "--prompt", prompt, "--max-tokens", "40", "--top-logprobs", "20")
 
-    def both(prompt):
-        args = ("--prompt", prompt, "--max-tokens", "32", "--ignore-eos")
-        gpu, cpu = generate(*args), generate(*args, device="cpu")
-        equal = next((i for i, (a, b) in enumerate(zip(gpu["ids"], cpu["ids"])) if a != b), len(cpu["ids"]))
-        return equal, equal < len(cpu["ids"])
-    results = parallel(both, prompts, 4)
-    equal, differ = sum(r[0] for r in results), sum(r[1] for r in results)
-    share = equal / (equal + differ)
-    print(f"fp8 on {DEVICE} and on the CPU: {equal} greedy tokens equal, {differ} first differences: {100 * share:.2f} %")
-    check(share >= 0.99, f"agreement {share}")
+
+def known_requests():
+    """50 requests with one right answer (recall, capitals, tool calls), and 16 for stories, which are free to go on."""
+    def variants(name, old, news):
+        assert old in GOLDEN[name]["text"]
+        return [plain(GOLDEN[name]["text"].replace(old, new)) for new in news]
+    animals = "fox whale horse owl bee deer".split()
+    names = "Pip Xena Vic Quin Kira Noah Amos Della Tess".split()
+    stories = [f"{animals[i % len(animals)]} named {names[i % len(names)]}" for i in range(16)]
+    countries = "Japan France Italy Spain Egypt Norway Peru Kenya Greece India China Brazil Canada Cuba Chile Iran".split()
+    cities = "Paris Rome Oslo Lima Cairo Tokyo Madrid Berlin London Athens Delhi Havana Santiago Nairobi Ottawa Quito".split()
+    answers = ([functools.partial(chat, case["messages"]) for case in RECALL] + variants("capital", "Japan", countries)
+               + variants("tool", "weather in Paris", [f"weather in {city}" for city in cities]))
+    assert len(answers) == 50
+    return answers, variants("story", "fox named Pip", stories)
+
+
+def free_prose():
+    """50 beginnings of prose, after which many words are as likely as each other."""
+    text = max((m["content"] for case in RECALL for m in case["messages"]), key=len).split()
+    return [plain(" ".join(text[37 * i:37 * i + 20 + 11 * i])) for i in range(50)]
+
+
+def first_difference(gpu, cpu):
+    """(equal tokens before it, how much likelier the CPU thinks its own token there than the device's), or (all, None)"""
+    for i, (a, b) in enumerate(zip(gpu["ids"], cpu["ids"])):
+        if a != b:
+            top = dict(map(tuple, cpu["logprobs"][i]["top"]))
+            return i, cpu["logprobs"][i]["logprob"] - top.get(a, float("-inf"))
+    return len(cpu["ids"]), None
+
+
+def agreement(what, requests, least):
+    """Greedy tokens before the first difference, on the device and on the CPU, both in fp8. Where they differ, both tokens
+    must be nearly as likely: rounding may turn a tie, not an answer."""
+    results = parallel(lambda request: first_difference(request(), request(device="cpu")), requests, 4)
+    equal = sum(r[0] for r in results)
+    margins = sorted(r[1] for r in results if r[1] is not None)
+    share = equal / (equal + len(margins))
+    print(f"{what}, {len(requests)} requests: fp8 on {DEVICE} and on the CPU: {equal} greedy tokens equal, {len(margins)} first "
+          f"differences: {100 * share:.2f} %; largest margins {[round(m, 3) for m in margins[-3:]]}")
+    check(share >= least, f"agreement of {what}: {share}")
+    check(not margins or margins[-1] < NEAR_TIE, f"{what}: a token {margins[-1:]} likelier was not chosen")
 
 
 goldens()
 for k in (0, 3):
     recall(k)
-agreement()
+answers, stories = known_requests()
+agreement("answers", answers, 0.99)
+agreement("stories", stories, 0)
+agreement("free prose", free_prose(), 0)
 for failure in failures:
     print("FAILED", failure)
 sys.exit(bool(failures))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import unittest
 
-from cluster import MODEL, Cluster, total
+from cluster import DEVICE, MODEL, Cluster, total
 
 PAGE = 64
 LENGTHS = (1, 63, 64, 65, 127, 128, 129, 978, 4000)
@@ -30,7 +30,7 @@ def prompt_of(length):
 def reference(length):
     if length not in reference_ids:
         out = subprocess.run(
-            [f"{os.environ['BALEEN_BIN']}/baleen_generate", "--model", str(MODEL), "--prompt-ids",
+            [f"{os.environ['BALEEN_BIN']}/baleen_generate", "--model", str(MODEL), "--device", DEVICE, "--prompt-ids",
              ",".join(map(str, prompt_of(length))), "--max-tokens", str(NEW_TOKENS), "--ignore-eos", "--drafts", "0",
              "--json"], check=True, capture_output=True, text=True, timeout=300).stdout
         reference_ids[length] = json.loads(out)["ids"]

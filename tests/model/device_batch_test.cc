@@ -22,22 +22,23 @@ TEST(DeviceBatch, CopiesTheListsAndThePagesInUse) {
   const std::vector<int32_t> tokens = {5, 6, 7}, positions = {64, 65, 3}, sequences = {1, 1, 0},
                              hidden = {2, 0, 1}, pages = {10, 11, 12, -1, 20, 21, 22, -1};
   device.Upload({tokens, positions, sequences, pages, 4}, hidden, /*token_limit=*/8);
-  EXPECT_EQ(device.rows().rows, 3);
-  EXPECT_EQ(device.keys(), 66);
-  EXPECT_THAT(At(device.tokens(), 3), ElementsAre(5, 6, 7));
-  EXPECT_THAT(At(device.rows().positions, 3), ElementsAre(64, 65, 3));
-  EXPECT_THAT(At(device.rows().sequences, 3), ElementsAre(1, 1, 0));
+  EXPECT_EQ(device.rows().map.rows, 3);
+  EXPECT_EQ(device.rows().keys, 66);
+  EXPECT_THAT(At(device.rows().tokens, 3), ElementsAre(5, 6, 7));
+  EXPECT_THAT(At(device.rows().map.positions, 3), ElementsAre(64, 65, 3));
+  EXPECT_THAT(At(device.rows().map.sequences, 3), ElementsAre(1, 1, 0));
+  EXPECT_THAT(device.rows().host_positions, ElementsAre(64, 65, 3));
   EXPECT_THAT(At(device.hidden_rows(), 3), ElementsAre(2, 0, 1));
-  EXPECT_EQ(device.rows().page_table_stride, 2);
-  EXPECT_THAT(At(device.rows().page_table, 4), ElementsAre(10, 11, 20, 21));
+  EXPECT_EQ(device.rows().map.page_table_stride, 2);
+  EXPECT_THAT(At(device.rows().map.page_table, 4), ElementsAre(10, 11, 20, 21));
 }
 
 TEST(DeviceBatch, AnEmptyBatchIsLegal) {
   testing::MemoryBackend backend;
   DeviceBatch device(backend, kOptions);
   device.Upload({}, {}, 8);
-  EXPECT_EQ(device.rows().rows, 0);
-  EXPECT_EQ(device.keys(), 0);
+  EXPECT_EQ(device.rows().map.rows, 0);
+  EXPECT_EQ(device.rows().keys, 0);
 }
 
 TEST(DeviceBatchDeathTest, BatchesThatDoNotFitAreBugs) {

@@ -27,6 +27,8 @@ class MemoryBackend : public kernels::Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override {
     std::memcpy(host, src, bytes);
   }
+  bool can_record() const override { return false; }
+  std::unique_ptr<Recording> Record(absl::FunctionRef<void()>) override { return nullptr; }
   void Synchronize() override {}
   kernels::WeightStorage weight_storage() const override { return storage_; }
   bool host_memory() const override { return host_memory_; }
@@ -52,6 +54,9 @@ class MemoryBackend : public kernels::Backend {
   void Combine(const kernels::CombineParams&) override { None(); }
   void GatherRows(const kernels::GatherRowsParams&) override { None(); }
   void Concat(const kernels::ConcatParams&) override { None(); }
+  void Sample(const kernels::SampleParams&) override { None(); }
+  void AcceptDrafts(const kernels::AcceptDraftsParams&) override { None(); }
+  void DraftRows(const kernels::DraftRowsParams&) override { None(); }
 
  private:
   static void None() { BALEEN_CHECK_MSG(false, "MemoryBackend has no operations"); }

@@ -44,9 +44,9 @@ class MlaTest : public ::testing::Test {
                               .attention_scale = static_cast<float>(AttentionScale(c_)),
                               .fp8 = false,
                               .act = act_,
-                              .rows = batch_.rows(),
-                              .positions = batch_.positions(),
-                              .keys = batch_.keys()};
+                              .rows = batch_.rows().map,
+                              .positions = batch_.rows().host_positions,
+                              .keys = batch_.rows().keys};
     return Mla(step, w_.attention, w_.indexer, cache_);
   }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -100,10 +101,8 @@ class TinyShard {
   }
 
   int32_t ArgmaxOf(int row, model::Forward::Hidden of = model::Forward::Hidden::kMain) {
-    const int32_t rows[] = {row};
-    int32_t token = -1;
-    forward_->Argmax(of, rows, TinyConfig().vocab_size, {&token, 1});
-    return token;
+    const std::vector<float> logits = LogitsOf(row, of);
+    return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
 
  private:

@@ -4,11 +4,13 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "common/check.h"
+#include "kernels/backend.h"
 #include "model/forward.h"
-#include "model/sampler.h"
+#include "model/sampling.h"
 
 namespace baleen::testing {
 
@@ -74,53 +76,64 @@ class FakeForward : public model::Forward {
     return {.data = stream_.data(), .rows = kMaxRows, .cols = kDim, .stride = kDim};
   }
 
-  void RunLayers(const model::Batch& batch) override {
+  void RunLayers(const model::Batch& batch) override { RunMain(RowsOf(batch)); }
+
+  void RunMain(const model::DeviceRows& rows) override {
+    const int count = rows.map.rows;
     ++main_runs;
-    main_rows.push_back(batch.rows());
-    BALEEN_CHECK(batch.rows() <= kMaxRows);
-    main_.resize(batch.rows());
-    for (int r = 0; r < batch.rows(); ++r) {
-      main_[r] = shard_.first() ? Carry(Mix(1, batch.tokens[r]), batch.tokens[r])
+    main_rows.push_back(count);
+    BALEEN_CHECK(count <= kMaxRows);
+    main_.resize(count);
+    for (int r = 0; r < count; ++r) {
+      main_[r] = shard_.first() ? Carry(Mix(1, rows.tokens[r]), rows.tokens[r])
                                 : Unpack(&stream_[size_t(r) * kDim]);
     }
     for (int layer = shard_.first_layer; layer < shard_.end_layer; ++layer) {
-      Layer(batch, layer - shard_.first_layer, layer, main_);
+      Layer(rows.map, layer - shard_.first_layer, layer, main_);
     }
-    for (int r = 0; r < batch.rows(); ++r) Pack(main_[r], &stream_[size_t(r) * kDim]);
+    for (int r = 0; r < count; ++r) Pack(main_[r], &stream_[size_t(r) * kDim]);
   }
 
   void RunMtp(const model::Batch& batch, Hidden from, std::span<const int32_t> rows) override {
-    BALEEN_CHECK(shard_.mtp && rows.size() == size_t(batch.rows()));
-    ++mtp_runs;
-    const std::vector<uint64_t> hidden = from == Hidden::kMain ? main_ : mtp_;
-    mtp_.resize(batch.rows());
-    for (int r = 0; r < batch.rows(); ++r) {
-      mtp_[r] = Carry(Mix(hidden.at(rows[r]), batch.tokens[r]), batch.tokens[r]);
-    }
-    Layer(batch, shard_.end_layer - shard_.first_layer, shard_.num_layers, mtp_);
+    BALEEN_CHECK(rows.size() == size_t(batch.rows()));
+    RunMtp(RowsOf(batch), from, rows.data());
   }
 
-  std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) override {
+  void RunMtp(const model::DeviceRows& rows, Hidden from, const int32_t* hidden_rows) override {
+    BALEEN_CHECK(shard_.mtp);
+    ++mtp_runs;
+    const std::vector<uint64_t> hidden = from == Hidden::kMain ? main_ : mtp_;
+    mtp_.resize(rows.map.rows);
+    for (int r = 0; r < rows.map.rows; ++r) {
+      mtp_[r] = Carry(Mix(hidden.at(hidden_rows[r]), rows.tokens[r]), rows.tokens[r]);
+    }
+    Layer(rows.map, shard_.end_layer - shard_.first_layer, shard_.num_layers, mtp_);
+  }
+
+  kernels::Matrix Head(Hidden of, const int32_t* rows, int count) override {
     BALEEN_CHECK(shard_.last());
-    logits_.resize(rows.size() * kVocab);
-    for (size_t i = 0; i < rows.size(); ++i) {
+    logits_.resize(size_t(count) * kVocab);
+    for (int i = 0; i < count; ++i) {
       const uint64_t state = (of == Hidden::kMain ? main_ : mtp_).at(rows[i]);
-      float* row = &logits_[i * kVocab];
+      float* row = &logits_[size_t(i) * kVocab];
       for (int v = 0; v < kVocab; ++v) row[v] = Noise(state, v);
       row[Successor(state)] += 3.5f;
       if (poison_token >= 0 && TokenOf(state) == poison_token) row[0] = NAN;
     }
+    return {.data = logits_.data(), .rows = count, .cols = kVocab, .stride = kVocab};
+  }
+
+  kernels::Matrix Head(Hidden of, std::span<const int32_t> rows) override {
+    return Head(of, rows.data(), static_cast<int>(rows.size()));
+  }
+
+  std::span<const float> Logits(Hidden of, std::span<const int32_t> rows) override {
+    Head(of, rows);
     return logits_;
   }
 
-  void Argmax(Hidden of, std::span<const int32_t> rows, int vocab_limit,
-              std::span<int32_t> out) override {
-    const std::span<const float> logits = Logits(of, rows);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const float* row = logits.data() + i * kVocab;
-      out[i] = static_cast<int32_t>(std::max_element(row, row + vocab_limit) - row);
-    }
-  }
+  kernels::Backend& backend() override { return *backend_; }
+  bool recordable() const override { return false; }
 
   void Observe(LayerObserver, void*) override {}
 
@@ -156,51 +169,64 @@ class FakeForward : public model::Forward {
     return state;
   }
 
+  static model::DeviceRows RowsOf(const model::Batch& batch) {
+    return {.map = {.rows = batch.rows(),
+                    .positions = batch.positions.data(),
+                    .sequences = batch.sequences.data(),
+                    .page_table = batch.page_table.data(),
+                    .page_table_stride = batch.page_table_stride},
+            .tokens = batch.tokens.data()};
+  }
+
   // One layer over all rows: write records, read all earlier ones, experts.
-  void Layer(const model::Batch& batch, int cached_layer, int layer,
+  void Layer(const kernels::RowMap& rows, int cached_layer, int layer,
              std::vector<uint64_t>& states) {
-    for (int r = 0; r < batch.rows(); ++r) {
+    for (int r = 0; r < rows.rows; ++r) {
+      if (rows.sequences[r] == rows.empty_sequence) continue;
       uint64_t words[4];
-      for (int i = 0; i < 4; ++i) words[i] = Mix(Mix(states[r], layer * 4 + i), batch.positions[r]);
-      std::memcpy(Slot(batch, r, batch.positions[r], cached_layer, false), words, 24);
-      std::memcpy(Slot(batch, r, batch.positions[r], cached_layer, true), words + 3, 8);
+      for (int i = 0; i < 4; ++i) words[i] = Mix(Mix(states[r], layer * 4 + i), rows.positions[r]);
+      std::memcpy(Slot(rows, r, rows.positions[r], cached_layer, false), words, 24);
+      std::memcpy(Slot(rows, r, rows.positions[r], cached_layer, true), words + 3, 8);
     }
-    for (int r = 0; r < batch.rows(); ++r) {
+    for (int r = 0; r < rows.rows; ++r) {
+      if (rows.sequences[r] == rows.empty_sequence) continue;
       uint64_t sum = 0;
-      for (int p = 0; p <= batch.positions[r]; ++p) {
+      for (int p = 0; p <= rows.positions[r]; ++p) {
         uint64_t words[4];
-        std::memcpy(words, Slot(batch, r, p, cached_layer, false), 24);
-        std::memcpy(words + 3, Slot(batch, r, p, cached_layer, true), 8);
+        std::memcpy(words, Slot(rows, r, p, cached_layer, false), 24);
+        std::memcpy(words + 3, Slot(rows, r, p, cached_layer, true), 8);
         const uint64_t joined =
             words[0] ^ std::rotl(words[1], 13) ^ std::rotl(words[2], 29) ^ std::rotl(words[3], 47);
         sum += joined * (2 * uint64_t(p) + 1);
       }
       states[r] = Carry(Mix(states[r], sum), states[r]);
     }
-    if (layer > 0) Experts(states);
+    if (layer > 0) Experts(rows, states);
   }
 
-  std::byte* Slot(const model::Batch& batch, int row, int position, int layer,
+  std::byte* Slot(const kernels::RowMap& rows, int row, int position, int layer,
                   bool index_key) const {
     const size_t entry =
-        size_t(batch.sequences[row]) * batch.page_table_stride + position / kPageTokens;
+        size_t(rows.sequences[row]) * rows.page_table_stride + position / kPageTokens;
     const int slot = position % kPageTokens;
-    std::byte* base = pool_ + size_t(batch.page_table[entry]) * layout_.PageBytes() +
+    std::byte* base = pool_ + size_t(rows.page_table[entry]) * layout_.PageBytes() +
                       size_t(layer) * layout_.LayerBytes();
     return index_key ? base + layout_.IndexKeysOffset() + slot * layout_.IndexKeyBytes()
                      : base + slot * layout_.LatentRowBytes();
   }
 
-  void Experts(std::vector<uint64_t>& states) {
-    const int rows = static_cast<int>(states.size());
+  void Experts(const kernels::RowMap& map, std::vector<uint64_t>& states) {
+    const int rows = map.rows;
+    const auto empty = [&map](int r) { return map.sequences[r] == map.empty_sequence; };
     std::vector<float> x(states.size() * kDim);
     std::vector<int32_t> ids;
     for (int r = 0; r < rows; ++r) {
       Pack(states[r], &x[size_t(r) * kDim]);
       const int32_t first = static_cast<int32_t>(states[r] >> 32) & (kExperts - 1);
-      ids.push_back(first);
-      ids.push_back((first + 1 + static_cast<int32_t>(states[r] >> 40) % (kExperts - 1)) %
-                    kExperts);
+      const int32_t second =
+          (first + 1 + static_cast<int32_t>(states[r] >> 40) % (kExperts - 1)) % kExperts;
+      ids.push_back(empty(r) ? -1 : first);
+      ids.push_back(empty(r) ? -1 : second);
     }
     const kernels::Matrix own{.data = x.data(), .rows = rows, .cols = kDim, .stride = kDim};
     model::ExpertExchange::Received in{.x = own, .ids = ids.data(), .rows = rows};
@@ -213,6 +239,7 @@ class FakeForward : public model::Forward {
     kernels::Matrix out{.data = y.data(), .rows = in.rows * kTopk, .cols = kDim, .stride = kDim};
     if (exchange_ != nullptr) out = exchange_->Collect(out);
     for (int r = 0; r < rows; ++r) {
+      if (empty(r)) continue;
       uint64_t hash = states[r];
       for (int j = 0; j < kTopk; ++j) hash = Mix(hash, Unpack(out.row<float>(r * kTopk + j)));
       states[r] = Carry(hash, states[r]);
@@ -223,6 +250,7 @@ class FakeForward : public model::Forward {
   const KvLayout layout_;
   std::byte* const pool_;
   model::ExpertExchange* const exchange_;
+  const std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend(/*threads=*/1);
   std::vector<float> stream_;
   std::vector<uint64_t> main_, mtp_;  // states of the rows of the last runs
   std::vector<float> logits_;

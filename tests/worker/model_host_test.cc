@@ -22,7 +22,7 @@ ModelOptions Options(int drafts = 1) {
   return {.directory = kTiny, .device = "cpu", .drafts = drafts, .pages = 300};
 }
 
-constexpr ForwardLimits kLimits{.max_rows = 64, .max_sequences = 4, .max_head_rows = 4};
+const ForwardLimits kLimits{.max_rows = 64, .max_sequences = 4, .max_head_rows = 4};
 
 v1::WorkerConfig Config() {
   v1::WorkerConfig config;

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-namespace baleen::model {
+namespace baleen::kernels {
 
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11): 128 random
 // bits as a pure function of a key and a counter.
@@ -19,4 +19,4 @@ constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
   return counter;
 }
 
-}  // namespace baleen::model
+}  // namespace baleen::kernels
