@@ -5,23 +5,14 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/tensor_source.h"
 
 namespace baleen::model {
-
-// A tensor of a checkpoint; valid as long as the Checkpoint.
-struct TensorView {
-  const TensorEntry* entry = nullptr;
-  const std::byte* data = nullptr;
-  const std::string* file = nullptr;  // path, for messages
-
-  uint64_t bytes() const { return entry->end - entry->begin; }
-};
 
 // The tensors of a directory: model.safetensors.index.json and the files it names, or one
 // model.safetensors. Files are opened when a tensor of theirs is first asked for, so a process that
 // needs a few layers opens (and needs to have) only their files. Threads: one at a time.
-class Checkpoint {
+class Checkpoint final : public TensorSource {
  public:
   // NotFound when the directory has neither; InvalidArgument when the index is malformed.
   static absl::StatusOr<Checkpoint> Open(const std::string& directory);
@@ -29,7 +20,7 @@ class Checkpoint {
   bool Has(absl::string_view name) const { return file_of_.contains(name); }
 
   // NotFound names the tensor and the file that lacks it or is missing.
-  absl::StatusOr<TensorView> Find(absl::string_view name);
+  absl::StatusOr<TensorView> Find(absl::string_view name) override;
 
  private:
   explicit Checkpoint(std::string directory) : directory_(std::move(directory)) {}

@@ -68,9 +68,9 @@ struct Placement {
 
 class Loader {
  public:
-  Loader(kernels::Backend& backend, Checkpoint& checkpoint, const ModelConfig& config,
+  Loader(kernels::Backend& backend, TensorSource& source, const ModelConfig& config,
          ModelWeights& weights)
-      : backend_(backend), checkpoint_(checkpoint), config_(config), weights_(weights) {}
+      : backend_(backend), source_(source), config_(config), weights_(weights) {}
 
   absl::Status Plan(const std::vector<WeightSpec>& specs) {
     for (const WeightSpec& spec : specs) {
@@ -107,7 +107,7 @@ class Loader {
  private:
   absl::Status FindTensors(Placement& p) {
     const WeightSpec& spec = *p.spec;
-    BALEEN_ASSIGN_OR_RETURN(p.tensor, checkpoint_.Find(spec.name));
+    BALEEN_ASSIGN_OR_RETURN(p.tensor, source_.Find(spec.name));
     BALEEN_RETURN_IF_ERROR(CheckShape(p.tensor, spec.shape));
     switch (p.tensor.entry->dtype) {
       case FileDType::kF32:
@@ -127,7 +127,7 @@ class Loader {
   }
 
   absl::Status FindScales(Placement& p) {
-    BALEEN_ASSIGN_OR_RETURN(p.scales, checkpoint_.Find(p.spec->name + "_scale_inv"));
+    BALEEN_ASSIGN_OR_RETURN(p.scales, source_.Find(p.spec->name + "_scale_inv"));
     BALEEN_RETURN_IF_ERROR(
         CheckShape(p.scales, {ScaleBlocks(p.spec->shape[0]), ScaleBlocks(p.spec->shape[1])}));
     if (p.scales.entry->dtype != FileDType::kF32) {
@@ -277,7 +277,7 @@ class Loader {
   }
 
   kernels::Backend& backend_;
-  Checkpoint& checkpoint_;
+  TensorSource& source_;
   const ModelConfig& config_;
   ModelWeights& weights_;
   std::vector<Placement> placements_;
@@ -293,9 +293,16 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(kernels::Backend& back
                                                           const ModelConfig& config,
                                                           const Shard& shard, LoadReport* report) {
   BALEEN_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(directory));
+  return LoadWeights(backend, checkpoint, config, shard, report);
+}
+
+absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(kernels::Backend& backend,
+                                                          TensorSource& source,
+                                                          const ModelConfig& config,
+                                                          const Shard& shard, LoadReport* report) {
   auto weights = std::make_unique<ModelWeights>();
   const std::vector<WeightSpec> specs = WeightTable(config, shard, *weights);
-  Loader loader(backend, checkpoint, config, *weights);
+  Loader loader(backend, source, config, *weights);
   BALEEN_RETURN_IF_ERROR(loader.Plan(specs));
   BALEEN_RETURN_IF_ERROR(loader.Load());
   if (report != nullptr) *report = loader.report();

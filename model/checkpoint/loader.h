@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "model/checkpoint/tensor_source.h"
 #include "model/config.h"
 #include "model/shard.h"
 #include "model/weights.h"
@@ -27,6 +28,13 @@ struct LoadReport {
 // ResourceExhausted: the backend has too little memory. All name file, tensor and field.
 absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(kernels::Backend& backend,
                                                           const std::string& directory,
+                                                          const ModelConfig& config,
+                                                          const Shard& shard,
+                                                          LoadReport* report = nullptr);
+
+// The same from any source.
+absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(kernels::Backend& backend,
+                                                          TensorSource& source,
                                                           const ModelConfig& config,
                                                           const Shard& shard,
                                                           LoadReport* report = nullptr);

@@ -24,26 +24,10 @@ std::set<std::string> Names(const ModelConfig& config, const Shard& shard) {
 
 // Sizes of DeepSeek-V3.2 (section 1 of docs/model.md).
 ModelConfig V32() {
-  ModelConfig c;
-  c.vocab_size = 129280;
-  c.hidden_size = 7168;
-  c.intermediate_size = 18432;
-  c.moe_intermediate_size = 2048;
-  c.num_hidden_layers = 61;
-  c.first_k_dense_replace = 3;
-  c.num_nextn_predict_layers = 1;
-  c.num_attention_heads = 128;
-  c.q_lora_rank = 1536;
-  c.kv_lora_rank = 512;
-  c.qk_nope_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.v_head_dim = 128;
-  c.n_routed_experts = 256;
-  c.n_shared_experts = 1;
-  c.has_indexer = true;
-  c.index_n_heads = 64;
-  c.index_head_dim = 128;
-  return c;
+  const auto config =
+      LoadModelConfig(std::string(BALEEN_SOURCE_DIR) + "/models/deepseek-v3.2-config");
+  BALEEN_CHECK_MSG(config.ok(), config.status().ToString().c_str());
+  return *config;
 }
 
 // The manifest's totals (section 2.1): 685,396,921,376 stored elements, of them 41,591,584 scales,
