@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/device_rates.h"
 #include "common/check.h"
 #include "kernels/backend.h"
 #include "kernels/float_formats.h"
@@ -20,8 +21,6 @@
 namespace baleen::kernels {
 namespace {
 
-constexpr double kBf16Rate = 790e12;
-constexpr double kFp8Rate = 1500e12;
 constexpr size_t kColdBytes = size_t{192} << 20;  // of operands in turn: several times the L2 cache
 constexpr int kRounds = 15;
 
@@ -130,16 +129,8 @@ class Bench {
   }
 
   void MeasureCopy() {
-    const size_t bytes = size_t{2} << 30;
-    const Matrix from = Rows(1 << 16, int(bytes >> 17)), to = Rows(1 << 16, int(bytes >> 17));
-    std::vector<int32_t> all(1 << 16);
-    std::iota(all.begin(), all.end(), 0);
-    const int32_t* index = Copy(all);
-    const double us =
-        Time([&](int) { gpu_->GatherRows({.x = from, .index = index, .out = to}); }, 5);
-    bandwidth_ = 2.0 * double(bytes) / us * 1e6;
+    bandwidth_ = baleen::MeasureCopy(*gpu_);
     std::printf("copy of rows: %.0f GB/s read and written\n", bandwidth_ * 1e-9);
-    Clear();
   }
 
   Backend& gpu() { return *gpu_; }
