@@ -2,13 +2,14 @@
 //
 //   cuda_step_bench decode|prefill [--layers N] [--config DIR] [--device cuda|cpu]
 //
-// decode: one rank of eight: every layer, 32 of 256 experts, one row a sequence, RunLayers and the
-// logits of every row on the host. The rank computes as many pairs of a row and an expert as it
-// would receive from eight ranks with as many rows each (EightRanks, below); rows do not travel.
-// prefill: one stage of eight: 8 layers from the middle, all experts, chunks of 4,096 rows.
+// decode: one rank of eight: every layer, 32 of 256 experts, one row a sequence, as
+// engine::DecodePass runs it: greedy tokens come back, once launched op by op and once as a
+// recorded step. The rank computes as many pairs of a row and an expert as it would receive from
+// eight ranks with as many rows each (EightRanks, below); rows do not travel. prefill: one stage of
+// eight: 8 layers from the middle, all experts, chunks of 4,096 rows.
 //
 // A cell's time is the median of rounds, from the call to the device's end. "host" is the part
-// until RunLayers returns, with everything launched (a full launch queue makes it wait). Floors:
+// until everything has been launched (a full launch queue makes it wait). Floors:
 // floor_backend.h, with the bandwidth of a copy in the same run. Then one more round each under
 // CUPTI: launches and the ten largest kernels, beside the ten largest floors of ops.
 // --layers N measures the model's first N layers and the head, or N layers of the stage, for a
@@ -19,6 +20,7 @@
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -30,6 +32,7 @@
 #include "bench/step_workload.h"
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "engine/decode_pass.h"
 #include "kernels/cuda/kernel_profile.h"
 #include "kernels/float_formats.h"
 #include "model/checkpoint/loader.h"
@@ -49,7 +52,7 @@ using model::ModelConfig;
 constexpr int kWarmUps = 3;
 constexpr int kRounds = 15;
 constexpr int kShown = 10;
-constexpr size_t kSpareBytes = size_t{1} << 30;  // for the driver, beside what is planned
+constexpr size_t kSpareBytes = size_t{2} << 30;  // for the driver, beside what is planned
 
 double GiB(double bytes) { return bytes / (1 << 30); }
 
@@ -85,6 +88,7 @@ class EightRanks final : public model::ExpertExchange {
     return {.x = x, .xq = xq, .ids = reinterpret_cast<const int32_t*>(ids_.data()), .rows = x.rows};
   }
   kernels::Matrix Collect(const kernels::Matrix& expert_out) override { return expert_out; }
+  bool recordable() const override { return true; }
 
  private:
   Backend& backend_;
@@ -135,7 +139,13 @@ void FillPool(Backend& backend, const KvLayout& layout, std::byte* pool, int pag
 
 struct StepTime {
   double total = 0;  // seconds
-  double host = 0;   // of them until RunLayers returned
+  double host = 0;   // of them until all was launched
+};
+
+// A way to run a step: a column of the table.
+struct Mode {
+  const char* name;
+  std::function<StepTime(const CellBatch&)> step;
 };
 
 // One process of the cluster: weights, pool and forward pass.
@@ -153,18 +163,19 @@ class Process {
   int pool_pages() const { return pool_pages_; }
   bool Fits(const Cell& cell) const { return cell.pages() <= pool_pages_; }
 
-  StepTime Step(const model::Batch& batch) {
-    using std::chrono::steady_clock;
-    const auto begin = steady_clock::now();
-    forward_->RunLayers(batch);
-    const std::chrono::duration<double> host = steady_clock::now() - begin;
-    if (w_.shard.last()) {
-      forward_->Logits(Forward::Hidden::kMain, {all_rows_.data(), size_t(batch.rows())});
-    } else {
-      backend_.Synchronize();
+  // The ways to run a step: columns of the table.
+  std::vector<Mode> Modes() {
+    std::vector<Mode> modes;
+    if (!w_.shard.last()) {
+      modes.push_back({"launched", [this](const CellBatch& b) { return PrefillStep(b); }});
+      return modes;
     }
-    const std::chrono::duration<double> total = steady_clock::now() - begin;
-    return {total.count(), host.count()};
+    modes.push_back({"launched", [this](const CellBatch& b) { return DecodeStep(*launched_, b); }});
+    if (forward_->recordable()) {
+      modes.push_back(
+          {"recorded", [this](const CellBatch& b) { return DecodeStep(*recorded_, b); }});
+    }
+    return modes;
   }
 
   // The plan beside what the device says has been taken since `before` was free.
@@ -172,13 +183,15 @@ class Process {
     const double weights = double(weights_->memory.bytes());
     const double forward = double(PlannedForward());
     const double pool = double(pool_.bytes());
-    const double plan = weights + forward + pool;
+    const double steps =
+        w_.shard.last() ? 2 * double(engine::DecodePass::Bytes(PassOptions(true))) : 0;
+    const double plan = weights + forward + pool + steps;
     const double used = double(before) - double(backend_.memory().free);
     std::printf(
-        "memory: weights %.2f + forward %.2f + pool %.2f (%d pages) = plan %.2f GiB; used %.2f "
-        "GiB, "
-        "%.4f of the plan\n",
-        GiB(weights), GiB(forward), GiB(pool), pool_pages_, GiB(plan), GiB(used), used / plan);
+        "memory: weights %.2f + forward %.2f + steps %.2f + pool %.2f (%d pages) = plan %.2f GiB; "
+        "used %.2f GiB, %.4f of the plan\n",
+        GiB(weights), GiB(forward), GiB(steps), GiB(pool), pool_pages_, GiB(plan), GiB(used),
+        used / plan);
   }
 
  private:
@@ -189,8 +202,44 @@ class Process {
                 .max_sequences = w_.max_sequences(),
                 .max_head_rows = w_.shard.last() ? w_.max_rows() : 1,
                 .max_context = w_.max_context()};
-    all_rows_.resize(w_.max_rows());
-    std::iota(all_rows_.begin(), all_rows_.end(), 0);
+  }
+
+  engine::DecodePass::Options PassOptions(bool record) const {
+    return {.max_sequences = w_.max_sequences(),
+            .max_context = w_.max_context(),
+            .max_head_rows = w_.max_rows(),
+            .index_topk = w_.config.index_topk,
+            .record = record,
+            .vocabulary = {.limit = w_.config.vocab_size}};
+  }
+
+  StepTime PrefillStep(const CellBatch& cell) {
+    const auto begin = std::chrono::steady_clock::now();
+    forward_->RunLayers(cell.batch());
+    const std::chrono::duration<double> host = std::chrono::steady_clock::now() - begin;
+    backend_.Synchronize();
+    const std::chrono::duration<double> total = std::chrono::steady_clock::now() - begin;
+    return {total.count(), host.count()};
+  }
+
+  StepTime DecodeStep(engine::DecodePass& pass, const CellBatch& cell) {
+    static const model::SamplingParams greedy{.temperature = 0};
+    static const model::TokenHistory history;
+    std::vector<engine::DecodePass::Input> inputs;
+    for (const CellBatch::Sequence& s : cell.sequence_list) {
+      inputs.push_back({.token = s.token,
+                        .position = s.position,
+                        .pages = s.pages,
+                        .slots = s.position + 1,
+                        .sampling = &greedy,
+                        .history = &history});
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    pass.Launch(inputs);
+    const std::chrono::duration<double> host = std::chrono::steady_clock::now() - begin;
+    pass.Wait();
+    const std::chrono::duration<double> total = std::chrono::steady_clock::now() - begin;
+    return {total.count(), host.count()};
   }
 
   size_t PlannedForward() const {
@@ -210,7 +259,8 @@ class Process {
   // The pool is as large as the largest cell that fits beside the forward pass.
   absl::Status MakeForward() {
     const size_t page = options_.layout.PageBytes();
-    const size_t wanted = PlannedForward() + kSpareBytes;
+    const size_t steps = w_.shard.last() ? 2 * engine::DecodePass::Bytes(PassOptions(true)) : 0;
+    const size_t wanted = PlannedForward() + steps + kSpareBytes;
     const size_t free = backend_.memory().free;
     for (const Cell& cell : w_.cells) {
       const int64_t pages = cell.pages();
@@ -228,6 +278,12 @@ class Process {
     BALEEN_ASSIGN_OR_RETURN(
         forward_, Forward::Create(backend_, w_.config, *weights_, *exchange_, w_.shard, options_));
     if (!w_.shard.first()) FillStream();
+    if (!w_.shard.last()) return absl::OkStatus();
+    launched_.emplace(*forward_, PassOptions(false));
+    const auto begin = std::chrono::steady_clock::now();
+    recorded_.emplace(*forward_, PassOptions(true));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    std::printf("recording of all shapes: %.1f s\n", took.count());
     return absl::OkStatus();
   }
 
@@ -254,18 +310,12 @@ class Process {
   Backend& backend_;
   const Workload w_;
   model::ForwardOptions options_;
-  std::vector<int32_t> all_rows_;
   std::unique_ptr<model::ModelWeights> weights_;
   int pool_pages_ = 0;
   DeviceBlock pool_;
   std::unique_ptr<model::ExpertExchange> exchange_;
   std::unique_ptr<Forward> forward_;
-};
-
-// A way to run a step: a column of the table.
-struct Mode {
-  const char* name;
-  std::function<StepTime(const model::Batch&)> step;
+  std::optional<engine::DecodePass> launched_, recorded_;  // of a decode rank
 };
 
 StepTime Median(const std::function<StepTime()>& step) {
@@ -289,7 +339,7 @@ double Sum(const std::vector<OpFloor>& floors) {
 
 std::vector<OpFloor> FloorsOf(FloorBackend& backend, const Mode& mode, const CellBatch& cell) {
   backend.StartCounting(cell.keys);
-  mode.step(cell.batch());
+  mode.step(cell);
   return backend.StopCounting();
 }
 
@@ -304,7 +354,7 @@ void PrintTimes(FloorBackend& backend, const Process& process, const std::vector
     const CellBatch batch(cell, process.workload().config, process.pool_pages());
     const double floor = Sum(FloorsOf(backend, modes.front(), batch));
     for (const Mode& mode : modes) {
-      const StepTime time = Median([&] { return mode.step(batch.batch()); });
+      const StepTime time = Median([&] { return mode.step(batch); });
       std::printf("%-40s %-10s %9.3f %9.3f %9.3f %6.2f\n", cell.name().c_str(), mode.name,
                   time.total * 1e3, floor * 1e3, time.host * 1e3, time.total / floor);
       std::fflush(stdout);
@@ -333,7 +383,7 @@ void PrintProfiles(FloorBackend& backend, const Process& process, const std::vec
     const CellBatch batch(cell, process.workload().config, process.pool_pages());
     for (const Mode& mode : modes) {
       std::printf("\n%s, %s\n", cell.name().c_str(), mode.name);
-      const auto totals = kernels::cuda::ProfileKernels([&] { mode.step(batch.batch()); });
+      const auto totals = kernels::cuda::ProfileKernels([&] { mode.step(batch); });
       if (!totals.ok()) {
         std::printf("  no kernels: %s\n", totals.status().ToString().c_str());
       } else {
@@ -375,8 +425,7 @@ absl::Status Run(const std::string& what, const tools::Arguments& arguments) {
       what == "decode" ? DecodeWorkload(config, layers) : PrefillWorkload(config, layers);
   PrintWorkload(workload, config);
   BALEEN_ASSIGN_OR_RETURN(const auto process, Process::Create(backend, std::move(workload)));
-  const std::vector<Mode> modes = {
-      {"launched", [&](const model::Batch& batch) { return process->Step(batch); }}};
+  const std::vector<Mode> modes = process->Modes();
   PrintTimes(backend, *process, modes);
   process->PrintMemory(before);
   PrintProfiles(backend, *process, modes);

@@ -177,4 +177,9 @@ void FloorBackend::Concat(const kernels::ConcatParams& p) {
   inner_.Concat(p);
 }
 
+void FloorBackend::Sample(const kernels::SampleParams& p) {
+  Count("Sample", Bytes(p.logits));
+  inner_.Sample(p);
+}
+
 }  // namespace baleen

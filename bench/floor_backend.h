@@ -56,6 +56,9 @@ class FloorBackend final : public kernels::Backend {
   void Combine(const kernels::CombineParams& p) override;
   void GatherRows(const kernels::GatherRowsParams& p) override;
   void Concat(const kernels::ConcatParams& p) override;
+  void Sample(const kernels::SampleParams& p) override;
+  void AcceptDrafts(const kernels::AcceptDraftsParams& p) override { inner_.AcceptDrafts(p); }
+  void DraftRows(const kernels::DraftRowsParams& p) override { inner_.DraftRows(p); }
 
   size_t ScratchBytes(const kernels::StepLimits& limits) const override {
     return inner_.ScratchBytes(limits);
@@ -71,6 +74,10 @@ class FloorBackend final : public kernels::Backend {
   }
   void CopyOut(void* host, const void* src, size_t bytes) override {
     inner_.CopyOut(host, src, bytes);
+  }
+  bool can_record() const override { return inner_.can_record(); }
+  std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override {
+    return inner_.Record(issue);
   }
   void Synchronize() override { inner_.Synchronize(); }
   kernels::WeightStorage weight_storage() const override { return inner_.weight_storage(); }

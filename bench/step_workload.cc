@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kGroup = 8;  // ranks, and stages
 constexpr int kChunk = 4096;
+constexpr int kStageLayers = 8;  // of most stages
 
 template <typename Size>
 int Largest(const std::vector<Cell>& cells, Size size) {
@@ -44,7 +45,7 @@ Workload DecodeWorkload(ModelConfig config, int layers) {
 
 Workload PrefillWorkload(const ModelConfig& config, int layers) {
   Workload w = {.config = config, .shard = PipelineStage(config, /*mtp=*/false, 1, kGroup)};
-  if (layers > 0) w.shard.end_layer = std::min(w.shard.end_layer, w.shard.first_layer + layers);
+  w.shard.end_layer = w.shard.first_layer + (layers > 0 ? layers : kStageLayers);
   for (const int context : {4096, 32768, 131072}) {
     if (context <= config.max_position_embeddings) w.cells.push_back({1, kChunk, context});
   }
@@ -63,6 +64,13 @@ CellBatch::CellBatch(const Cell& cell, const ModelConfig& config, int pool_pages
       tokens.push_back(static_cast<int32_t>(rng() % config.vocab_size));
       positions.push_back(cell.context - cell.rows + r);
       sequences.push_back(s);
+    }
+  }
+  for (int s = 0; s < cell.sequences; ++s) {
+    const size_t row = size_t(s + 1) * cell.rows - 1;
+    Sequence& sequence = sequence_list.emplace_back(Sequence{tokens[row], positions[row], {}});
+    for (int p = 0; p < stride; ++p) {
+      sequence.pages.push_back(PageId{page_table[size_t(s) * stride + p]});
     }
   }
   for (const int32_t position : positions) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/floor_backend.h"
+#include "common/ids.h"
 #include "model/config.h"
 #include "model/forward.h"
 #include "model/shard.h"
@@ -47,6 +48,14 @@ struct CellBatch {
 
   std::vector<int32_t> tokens, positions, sequences, page_table;
   int stride = 0;
+
+  // The same for steps of one row a sequence.
+  struct Sequence {
+    int32_t token = 0;
+    int32_t position = 0;
+    std::vector<PageId> pages;
+  };
+  std::vector<Sequence> sequence_list;
   StepKeys keys;
 };
 

@@ -64,10 +64,10 @@ DecodePass::DecodePass(model::Forward& forward, Options options)
   backend_.CopyIn(iota, numbers.data(), numbers.size() * sizeof(int32_t));
   backend_.Synchronize();
   iota_ = iota;
-  if (forward_.recordable()) RecordShapes();
+  if (options_.record && forward_.recordable()) RecordShapes();
 }
 
-void DecodePass::Run(std::span<const Input> inputs) {
+void DecodePass::Launch(std::span<const Input> inputs) {
   BALEEN_CHECK(inputs.size() <= size_t(options_.max_sequences));
   const Shape wanted = ShapeOf(inputs);
   const auto recorded = std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) {
@@ -81,6 +81,9 @@ void DecodePass::Run(std::span<const Input> inputs) {
   } else {
     Issue(shape);
   }
+}
+
+void DecodePass::Wait() {
   sampler_.Download();
   if (!host_drafts_.empty()) {
     backend_.CopyOut(host_drafts_.data(), drafts_, host_drafts_.size() * sizeof(int32_t));

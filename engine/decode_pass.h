@@ -30,6 +30,7 @@ class DecodePass {
     int max_context = 0;  // tokens
     int max_head_rows = 0;
     int index_topk = 0;  // shapes with fewer keys need no indexer; 0: no such bound
+    bool record = true;  // where the forward pass can be
     model::Vocabulary vocabulary;
   };
   // A sequence of the step: its newest token at `position`, and drafts behind it.
@@ -47,10 +48,12 @@ class DecodePass {
   DecodePass(model::Forward& forward, Options options);
   static size_t Bytes(const Options& options);
 
-  // One step; makes one RunMain and k RunMtp, also without sequences.
-  void Run(std::span<const Input> inputs);
+  // One step; makes one RunMain and k RunMtp, also without sequences. Launch returns when all of it
+  // has been issued, Wait when its results are there.
+  void Launch(std::span<const Input> inputs);
+  void Wait();
 
-  // Results of the last Run. Row 0 is that of the newest token, row j that of draft j - 1; what a
+  // Results of the last step. Row 0 is that of the newest token, row j that of draft j - 1; what a
   // row behind the first wrong draft has means nothing.
   absl::StatusOr<int32_t> Chosen(int sequence, int row) const;
   std::optional<model::TokenLogprobs> Logprobs(int sequence, int row) const;

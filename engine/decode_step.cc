@@ -62,7 +62,8 @@ size_t DecodeStep::PlannedBytes(const DecodeLimits& limits) {
 std::vector<StepOutput> DecodeStep::Run(std::span<DecodeSequence* const> sequences) {
   inputs_.clear();
   for (DecodeSequence* sequence : sequences) inputs_.push_back(InputOf(*sequence));
-  pass_.Run(inputs_);
+  pass_.Launch(inputs_);
+  pass_.Wait();
   std::vector<StepOutput> outputs;
   for (size_t i = 0; i < sequences.size(); ++i) {
     DecodeSequence& sequence = *sequences[i];

@@ -11,7 +11,8 @@ using Bf16 = __nv_bfloat16;
 
 // What GatherRows and Concat copy, whatever the dtype.
 template <int kAccess>
-using Word = std::conditional_t<kAccess == 16, uint4, uint2>;
+using Word =
+    std::conditional_t<kAccess == 16, uint4, std::conditional_t<kAccess == 8, uint2, uint32_t>>;
 
 template <typename T, int kAccess>
 __global__ __launch_bounds__(kPackThreads) void EmbedKernel(Rows<const T> table, const int32_t* ids,
@@ -162,13 +163,19 @@ void LaunchCombine(const CombineParams& p, cudaStream_t stream) {
 void LaunchGatherRows(const GatherRowsParams& p, cudaStream_t stream) {
   BALEEN_CHECK(p.x.dtype == p.out.dtype && p.x.cols == p.out.cols);
   if (p.out.rows == 0) return;
-  WithAccess(AddressBits(p.x) | AddressBits(p.out) | RowBytes(p.out), [&](auto access) {
+  const auto launch = [&](auto access) {
     using W = Word<access.value>;
     const unsigned row_words = RowBytes(p.out) / sizeof(W);
     const unsigned words = ThreadsFor(p.out.rows, row_words);
     GatherRowsKernel<W><<<BlocksFor(words), kPackThreads, 0, stream>>>(
         WordsOf<const W>(p.x), p.index, WordsOf<W>(p.out), row_words, words);
-  });
+  };
+  const uintptr_t bits = AddressBits(p.x) | AddressBits(p.out) | RowBytes(p.out);
+  if (bits % 8 == 4) {
+    launch(std::integral_constant<int, 4>());
+  } else {
+    WithAccess(bits, launch);
+  }
   BALEEN_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -119,8 +119,12 @@ TEST_F(RowOpsParity, CombineOfARowDependsOnItAlone) {
 
 TEST_F(RowOpsParity, GatherRowsCopiesBits) {
   for (const DType dtype : {kBf16, kF32}) {
-    for (const auto& [rows, dim, padding] :
-         {std::tuple{1, 7168, 0}, {5, 7168, 8}, {64, 256, 4}, {3, 4, 0}, {200, 132, 0}}) {
+    for (const auto& [rows, dim, padding] : {std::tuple{1, 7168, 0},
+                                             {5, 7168, 8},
+                                             {64, 256, 4},
+                                             {3, 4, 0},
+                                             {200, 132, 0},
+                                             {9, 2, 0}}) {
       const TestMatrix x = TestMatrix::Random(31, dim, 4, dtype, padding);
       const std::vector<int32_t> index = RandomIndices(rows, 31, dim);
       TestMatrix want(rows, dim, dtype, padding);
@@ -161,7 +165,7 @@ using RowOpsParityDeath = RowOpsParity;
 
 TEST_F(RowOpsParityDeath, RefusesWhatItCannotServe) {
   const TestMatrix table(3, 64, kBf16);
-  const TestMatrix f32(2, 64), bf16(2, 64, kBf16), narrow(2, 6, kBf16);
+  const TestMatrix f32(2, 64), bf16(2, 64, kBf16), narrow(2, 5, kBf16);
   const int32_t ids[] = {0, 1};
   EXPECT_DEATH(gpu_->Embed({table.view(), ids, f32.view()}), "bf16 activations");
   EXPECT_DEATH(gpu_->GatherRows({f32.view(), ids, bf16.view()}), "dtype");
