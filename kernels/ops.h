@@ -217,7 +217,7 @@ struct ConcatParams {
 struct SamplingRow {
   uint64_t seed = 0;
   int32_t position = 0;    // of the chosen token in its sequence: the counter of the random numbers
-  int32_t forced = -1;     // this token instead of a choice, for its log-probability
+  int32_t forced = -1;     // this token instead of a choice, for its log-probability; no edits
   int32_t first_edit = 0;  // of SampleParams::edits
   int32_t edits = 0;
   int32_t drafts = 0;         // rows of this sequence before this one in its verify step
@@ -232,8 +232,8 @@ struct SamplingRow {
 };
 
 // What is done to one token's logit, the same for all rows of a sequence's verify step but for the
-// drafts before the row, which count as generated. A sequence's edits stand in ascending order of
-// their tokens, all different and below `limit`.
+// drafts before the row, which count as generated. A sequence's edits name different tokens, all
+// below `limit`.
 struct LogitEdit {
   int32_t token = 0;
   float bias = 0;           // added first
@@ -265,8 +265,9 @@ struct SampleParams {
   int missing_count = 0;
   const SamplingRow* rows = nullptr;  // [rows], or nullptr: all greedy
   const LogitEdit* edits = nullptr;
-  int32_t* tokens = nullptr;      // [rows], or one of the values above
-  float* logprobs = nullptr;      // [rows] of the token, where the row wants them
+  int32_t* tokens = nullptr;  // [rows], or one of the values above
+  // Written where the row wants them and has a token.
+  float* logprobs = nullptr;      // [rows] of the token
   int32_t* top_tokens = nullptr;  // [rows, kMaxTopLogprobs] descending, ties: lower id; -1: no more
   float* top_logprobs = nullptr;  // [rows, kMaxTopLogprobs]
 };

@@ -121,7 +121,6 @@ LogitEdit& RowSampler::EditOf(int32_t token) {
 
 void RowSampler::AddEdits(const SamplingParams& params, const TokenHistory& history,
                           std::span<const int32_t> drafts) {
-  const auto first = static_cast<std::ptrdiff_t>(edits_.size());
   edit_of_.clear();
   const int limit = options_.vocabulary.limit;
   const auto known = [limit](int32_t token) { return token >= 0 && token < limit; };
@@ -140,8 +139,6 @@ void RowSampler::AddEdits(const SamplingParams& params, const TokenHistory& hist
     }
   }
   MaskEnds(params, params.min_new_tokens - history.generated());
-  std::sort(edits_.begin() + first, edits_.end(),
-            [](const LogitEdit& a, const LogitEdit& b) { return a.token < b.token; });
 }
 
 // The first `rows` rows of the sequence cannot end it.

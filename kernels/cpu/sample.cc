@@ -1,5 +1,6 @@
-// Sample: a thread for each row.
+// Sample.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -8,160 +9,177 @@
 namespace baleen::kernels::cpu {
 namespace {
 
-using namespace sampling;  // NOLINT: the arithmetic
-
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 struct Candidate {
-  uint32_t order;  // of its logit
-  int32_t token;
   uint64_t weight;
-
-  bool operator<(const Candidate& other) const {  // comes before: the larger, ties the lower id
-    return order != other.order ? order > other.order : token < other.token;
-  }
+  float logit;
+  int32_t token;
 };
 
-// The first of the largest logits, or limit.
-int32_t Largest(const float* logits, int limit) {
-  int32_t best = limit;
-  float largest = kMasked;
-  for (int32_t t = 0; t < limit; ++t) {
-    if (!(logits[t] > largest)) continue;
-    largest = logits[t];
-    best = t;
-  }
-  return best;
+bool Before(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
 }
 
-bool AnyBroken(const float* logits, int limit) {
+// +inf when a logit is broken.
+float Largest(const float* logits, int limit) {
+  float largest = kMasked;
   bool broken = false;
-  for (int t = 0; t < limit; ++t) broken |= Broken(logits[t]);
-  return broken;
+  for (int i = 0; i < limit; ++i) {
+    broken |= Broken(logits[i]);
+    largest = logits[i] > largest ? logits[i] : largest;
+  }
+  return broken ? -kMasked : largest;
+}
+
+// The logarithm of the sum of all weights, as a multiple of the largest logit's.
+double LogMass(const float* logits, int limit, float largest) {
+  const float scale = WeightScale(1.0f);
+  uint64_t sum = 0;
+  for (int i = 0; i < limit; ++i) sum += WeightOf(logits[i], largest, scale);
+  return std::log(static_cast<double>(sum) * 0x1p-44);
+}
+
+// The `wanted` largest logits above -inf to tokens and logprobs, then -1 without a number.
+void WriteTop(const float* logits, int limit, int wanted, float largest, double log_mass,
+              int32_t* tokens, float* logprobs) {
+  Candidate top[kMaxTopLogprobs];
+  int count = 0;
+  for (int i = 0; i < limit; ++i) {
+    const Candidate c = {0, logits[i], i};
+    if (c.logit == kMasked || (count == wanted && !Before(c, top[wanted - 1]))) continue;
+    int at = std::min(count, wanted - 1);
+    for (; at > 0 && Before(c, top[at - 1]); --at) top[at] = top[at - 1];
+    top[at] = c;
+    count = std::min(count + 1, wanted);
+  }
+  std::fill(tokens, tokens + kMaxTopLogprobs, -1);
+  for (int i = 0; i < count; ++i) {
+    tokens[i] = top[i].token;
+    logprobs[i] = Logprob(top[i].logit, largest, log_mass);
+  }
+}
+
+// How many of the candidates, in the order of Before, have a weight of `wanted` together. Brings
+// these to the front. Widens its guess until it is enough, then halves.
+size_t CountOfMass(Candidate* candidates, size_t count, uint64_t wanted) {
+  size_t begin = 0;
+  size_t end = count;
+  while (end - begin > 1) {
+    const size_t middle = begin + std::min((end - begin) / 2, 4 * begin + 256);
+    std::nth_element(candidates + begin, candidates + middle, candidates + end, Before);
+    uint64_t mass = 0;
+    for (size_t i = begin; i < middle; ++i) mass += candidates[i].weight;
+    if (mass >= wanted) {
+      end = middle;
+    } else {
+      wanted -= mass;
+      begin = middle;
+    }
+  }
+  return end;
 }
 
 uint64_t Mass(const Candidate* candidates, size_t count) {
-  uint64_t mass = 0;
-  for (size_t i = 0; i < count; ++i) mass += candidates[i].weight;
-  return mass;
+  uint64_t sum = 0;
+  for (size_t i = 0; i < count; ++i) sum += candidates[i].weight;
+  return sum;
 }
 
-// Brings the heaviest candidates to the front and says how many of them reach `wanted`. Sorts as
-// many as needed, not the whole vocabulary.
-size_t CountReaching(uint64_t wanted, Candidate* candidates, size_t count) {
-  uint64_t mass = 0;
-  size_t sorted = 0;
-  for (size_t step = 256; sorted < count; step *= 4) {
-    const size_t end = std::min(sorted + step, count);
-    std::partial_sort(candidates + sorted, candidates + end, candidates + count);
-    for (; sorted < end; ++sorted) {
-      mass += candidates[sorted].weight;
-      if (mass >= wanted) return sorted + 1;
-    }
-  }
-  return count;
-}
-
-// Cuts the candidates to those of top_k and top_p; they end in ascending id order.
-size_t Cut(const SamplingRow& row, Candidate* candidates, size_t count) {
-  const bool limit_k = row.top_k > 0 && size_t(row.top_k) < count;
+// Leaves the candidates of top_k and top_p, in ascending id order; returns how many.
+size_t Restrict(const SamplingRow& row, Candidate* candidates, size_t count) {
+  const bool limit_k = row.top_k > 0 && static_cast<size_t>(row.top_k) < count;
   if (!limit_k && row.top_p >= 1) return count;
   if (limit_k) {
-    std::nth_element(candidates, candidates + row.top_k, candidates + count);
+    std::nth_element(candidates, candidates + row.top_k, candidates + count, Before);
     count = row.top_k;
   }
   if (row.top_p < 1) {
-    count = CountReaching(WantedMass(row.top_p, Mass(candidates, count)), candidates, count);
+    count = CountOfMass(candidates, count, TopPMass(row.top_p, Mass(candidates, count)));
   }
   std::sort(candidates, candidates + count,
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
   return count;
 }
 
-// A token by its weight among the edited logits.
-int32_t Draw(const SamplingRow& row, const float* logits, int limit, float largest,
-             Scratch& scratch) {
-  auto* candidates = scratch.keys.Get<Candidate>(limit);
+int32_t Draw(const SamplingRow& row, const Candidate* candidates, size_t count) {
+  const uint64_t target = DrawTarget(UniformAt(row.seed, row.position), Mass(candidates, count));
+  uint64_t sum = 0;
+  size_t i = 0;
+  while ((sum += candidates[i].weight) <= target) ++i;
+  return candidates[i].token;
+}
+
+// `candidates` has room for `limit`.
+int32_t Choose(const SamplingRow& row, const float* logits, int limit, float largest,
+               Candidate* candidates) {
+  if (row.temperature == 0) {
+    return static_cast<int32_t>(std::find(logits, logits + limit, largest) - logits);
+  }
+  const float scale = WeightScale(row.temperature);
   const uint64_t least = LeastWeight(row.min_p);
   size_t count = 0;
-  for (int32_t t = 0; t < limit; ++t) {
-    const uint64_t weight = WeightOf(logits[t], largest, row.temperature);
-    if (weight >= least) candidates[count++] = {OrderOf(logits[t]), t, weight};
+  for (int i = 0; i < limit; ++i) {
+    const uint64_t weight = WeightOf(logits[i], largest, scale);
+    candidates[count] = {weight, logits[i], i};
+    count += weight >= least;
   }
-  count = Cut(row, candidates, count);
-  uint64_t left = DrawnMass(RandomBits(row.seed, row.position), Mass(candidates, count));
-  const Candidate* at = candidates;
-  for (; left >= at->weight; ++at) left -= at->weight;
-  return at->token;
+  return Draw(row, candidates, Restrict(row, candidates, count));
 }
 
-int32_t Choose(const SamplingRow& row, const float* logits, int limit, Scratch& scratch) {
-  const int32_t best = Largest(logits, limit);
-  if (best == limit) return AnyBroken(logits, limit) ? kOverflow : kNothingLeft;
-  if (Broken(logits[best])) return kOverflow;
-  return row.temperature == 0 ? best : Draw(row, logits, limit, logits[best], scratch);
+// A copy of the row's logits after its edits.
+const float* Edit(const SampleParams& p, const SamplingRow& row, const float* logits,
+                  Scratch& scratch) {
+  float* edited = scratch.scores.Get<float>(p.limit);
+  std::copy(logits, logits + p.limit, edited);
+  for (int i = row.first_edit; i < row.first_edit + row.edits; ++i) {
+    float& logit = edited[p.edits[i].token];
+    logit = EditedLogit(logit, p.edits[i], row);
+  }
+  return edited;
 }
 
-// Chooses among the edited logits and takes the edits back.
-int32_t ChooseEdited(const SampleParams& p, const SamplingRow& row, float* logits,
-                     Scratch& scratch) {
-  const LogitEdit* edits = p.edits + row.first_edit;
-  auto* originals = scratch.middle.Get<float>(row.edits);
-  for (int e = 0; e < row.edits; ++e) {
-    float& logit = logits[edits[e].token];
-    originals[e] = logit;
-    logit = Edited(logit, edits[e], row);
-  }
-  const int32_t token = Choose(row, logits, p.limit, scratch);
-  for (int e = 0; e < row.edits; ++e) logits[edits[e].token] = originals[e];
-  return token;
+void WriteLogprobs(const SampleParams& p, const SamplingRow& row, int64_t r, const float* logits,
+                   float largest) {
+  if (p.tokens[r] < 0 || row.top_logprobs < 0) return;
+  const double log_mass = LogMass(logits, p.limit, largest);
+  p.logprobs[r] = Logprob(logits[p.tokens[r]], largest, log_mass);
+  if (row.top_logprobs == 0) return;
+  WriteTop(logits, p.limit, row.top_logprobs, largest, log_mass, p.top_tokens + r * kMaxTopLogprobs,
+           p.top_logprobs + r * kMaxTopLogprobs);
 }
 
-void Logprobs(const SampleParams& p, int64_t r, const SamplingRow& row, const float* logits,
-              Scratch& scratch) {
-  const int32_t best = Largest(logits, p.limit);
-  uint64_t total = 0;
-  for (int t = 0; t < p.limit; ++t) total += WeightOf(logits[t], logits[best], 1);
-  const double log_sum = LogSum(logits[best], total);
-  p.logprobs[r] = static_cast<float>(logits[p.tokens[r]] - log_sum);
-
-  auto* candidates = scratch.keys.Get<Candidate>(p.limit);
-  size_t count = 0;
-  for (int32_t t = 0; t < p.limit; ++t) {
-    if (logits[t] > kMasked) candidates[count++] = {OrderOf(logits[t]), t, 0};
+int32_t TokenOf(const SampleParams& p, const SamplingRow& row, const float* logits, float largest,
+                Scratch& scratch) {
+  if (Broken(largest)) return kBrokenLogit;
+  if (largest == kMasked) return kNothingLeft;
+  if (row.forced >= 0) return row.forced;
+  if (row.edits > 0) {
+    logits = Edit(p, row, logits, scratch);
+    largest = Largest(logits, p.limit);
+    if (Broken(largest)) return kOverflow;
+    if (largest == kMasked) return kNothingLeft;
   }
-  const size_t top = std::min<size_t>(row.top_logprobs, count);
-  std::partial_sort(candidates, candidates + top, candidates + count);
-  for (size_t i = 0; i < kMaxTopLogprobs; ++i) {
-    const int64_t at = r * kMaxTopLogprobs + i;
-    p.top_tokens[at] = i < top ? candidates[i].token : -1;
-    p.top_logprobs[at] =
-        i < top ? static_cast<float>(logits[candidates[i].token] - log_sum) : kMasked;
-  }
+  return Choose(row, logits, p.limit, largest, scratch.keys.Get<Candidate>(p.limit));
 }
 
-void SampleRow(const SampleParams& p, int64_t r, const SamplingRow& row, Scratch& scratch) {
+void SampleRow(const SampleParams& p, int64_t r, Scratch& scratch) {
+  const SamplingRow row = p.rows != nullptr ? p.rows[r] : SamplingRow{};
+  BALEEN_CHECK(row.forced < p.limit && row.top_logprobs <= kMaxTopLogprobs);
   float* logits = p.logits.row<float>(r);
   for (int i = 0; i < p.missing_count; ++i) logits[p.missing[i]] = kMasked;
-  if (AnyBroken(logits, p.limit)) {
-    p.tokens[r] = kBrokenLogit;
-    return;
-  }
-  if (Largest(logits, p.limit) == p.limit) {
-    p.tokens[r] = kNothingLeft;
-    return;
-  }
-  p.tokens[r] = row.forced >= 0 ? row.forced : ChooseEdited(p, row, logits, scratch);
-  if (p.tokens[r] >= 0 && row.top_logprobs >= 0) Logprobs(p, r, row, logits, scratch);
+  const float largest = Largest(logits, p.limit);
+  p.tokens[r] = TokenOf(p, row, logits, largest, scratch);
+  WriteLogprobs(p, row, r, logits, largest);
 }
 
 }  // namespace
 
 void CpuBackend::Sample(const SampleParams& p) {
-  BALEEN_CHECK(p.limit > 0 && p.limit <= p.logits.cols && p.logits.dtype == DType::kF32);
-  ForEachRow(p.logits.rows, int64_t{20} * p.limit, [&](Scratch& scratch, int64_t r) {
-    SampleRow(p, r, p.rows != nullptr ? p.rows[r] : SamplingRow{}, scratch);
-  });
+  BALEEN_CHECK(p.logits.dtype == DType::kF32 && p.limit <= p.logits.cols);
+  BALEEN_CHECK(p.limit >= 1 && p.limit <= kMaxVocabulary);
+  ForEachRow(p.logits.rows, int64_t{10} * p.limit,
+             [&](Scratch& scratch, int64_t r) { SampleRow(p, r, scratch); });
 }
 
 }  // namespace baleen::kernels::cpu
