@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What the cluster adds to the engine: time to first token and between tokens, one request at a time on an idle
-cluster, beside the engine alone in one process (engine_bench), in turns, and the parts that the processes measure.
+cluster, beside the engine alone in one process (engine_bench), request by request in turns, and the parts that the
+processes measure.
 
     bench/cluster_bench.py [--bin build/release/bin] [--requests 100] [--tokens 32] [--drafts 1]
                            [--stages 2] [--ranks 2] [--transport shm|tcp]
@@ -29,7 +30,7 @@ PARTS = ["router_in_seconds", "router_queue_seconds", "prefill_queue_seconds", "
          "decode_grant_wait_seconds", "decode_grant_to_handoff_seconds", "decode_handoff_to_first_step_seconds",
          "decode_step_seconds", "decode_agree_seconds", "router_first_token_seconds", "router_out_seconds"]
 
-BLOCK = 20  # requests to one side before the other's turn
+WARM_UP = 3  # requests to each side before any is counted
 
 
 def request_once(connection, prompt, tokens):
@@ -69,12 +70,21 @@ def parts_of(cluster):
     return sums
 
 
-def engine_alone(args, prompts):
-    lines = "\n".join(" ".join(map(str, prompt)) for prompt in prompts)
-    out = subprocess.run([os.environ["BALEEN_BIN"] + "/engine_bench", MODEL, str(args.tokens), str(args.drafts)],
-                         input=lines, check=True, capture_output=True, text=True).stdout
-    rows = [line.split() for line in out.splitlines()]
-    return [[float(v) for v in row] for row in rows if row and re.fullmatch(r"[\d.]+", row[0])]
+class EngineAlone:
+    """engine_bench, which answers a prompt's line with the same two figures as request_once"""
+
+    def __init__(self, tokens, drafts):
+        self.process = subprocess.Popen([os.environ["BALEEN_BIN"] + "/engine_bench", MODEL, str(tokens), str(drafts)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def request_once(self, prompt):
+        self.process.stdin.write(" ".join(map(str, prompt)) + "\n")
+        return tuple(float(value) for value in self.process.stdout.readline().split())
+
+    def close(self):
+        self.process.stdin.close()
+        if self.process.wait():
+            raise SystemExit("engine_bench failed")
 
 
 def show(what, values):
@@ -93,28 +103,28 @@ def main():
     os.environ["BALEEN_BIN"] = args.bin
     rng = random.Random(7)
     ids = GOLDEN["story"]["prompt_ids"]
-    own_first, own_gap, times = [], [], []
+    times, own = [], []
+    engine = EngineAlone(args.tokens, args.drafts)
     with Cluster(stages=args.stages, ranks=args.ranks, drafts=args.drafts, transport=args.transport) as cluster:
         connection = http.client.HTTPConnection(cluster.host, timeout=60)
-        prompts = [[ids[0], word, *ids[2:]] for word in rng.sample(range(300, 3300), args.requests + 3)]
-        for prompt in prompts[:3]:
+        prompts = [[ids[0], word, *ids[2:]] for word in rng.sample(range(300, 3300), args.requests + WARM_UP)]
+        for prompt in prompts[:WARM_UP]:
             request_once(connection, prompt, args.tokens)
+            engine.request_once(prompt)
         before = parts_of(cluster)
-        for begin in range(3, len(prompts), BLOCK):
-            block = prompts[begin:begin + BLOCK]
-            times += [request_once(connection, prompt, args.tokens) for prompt in block]
-            first, gap = engine_alone(args, block)
-            own_first += first[1:]  # the first one of a process grows its buffers
-            own_gap += gap[1:]
+        for prompt in prompts[WARM_UP:]:
+            times.append(request_once(connection, prompt, args.tokens))
+            own.append(engine.request_once(prompt))
         after = parts_of(cluster)
+    engine.close()
     times = [t for t in times if t]
     show("first token, cluster", [t[0] for t in times])
-    show("first token, engine alone", own_first)
+    show("first token, engine alone", [t[0] for t in own])
     print(f"{'first token, difference of medians':<34} "
-          f"{statistics.median(t[0] for t in times) - statistics.median(own_first):.2f} ms, "
-          f"of leasts {min(t[0] for t in times) - min(own_first):.2f} ms")
+          f"{statistics.median(t[0] for t in times) - statistics.median(t[0] for t in own):.2f} ms, "
+          f"of leasts {min(t[0] for t in times) - min(t[0] for t in own):.2f} ms")
     show("between tokens, cluster", [t[1] for t in times])
-    show("between tokens, engine alone", own_gap)
+    show("between tokens, engine alone", [t[1] for t in own])
     print("parts, mean of each (they overlap):")
     for name in PARTS:
         seconds, count = (a - b for a, b in zip(after.get(name, (0, 0)), before.get(name, (0, 0))))

@@ -1,7 +1,7 @@
 // Time to first token and between tokens of the engine in one process, without a cluster: what
 // bench/cluster_bench.py takes away from the cluster's. No prefix cache. Prompts come on stdin, the
-// ids of one a line. Prints two lines of milliseconds, one figure a request: first tokens, mean gap
-// between tokens.
+// ids of one a line; each is answered by a line of milliseconds: first token, mean gap between
+// tokens.
 //
 //   engine_bench MODEL_DIR MAX_TOKENS DRAFTS
 #include <chrono>
@@ -24,12 +24,8 @@ double Milliseconds(SteadyTime::duration d) {
   return std::chrono::duration<double, std::milli>(d).count();
 }
 
-struct Times {
-  std::vector<double> first, gap;
-};
-
-// One request alone; false when the engine refuses it.
-bool RunOne(LocalModel& model, std::vector<int32_t> prompt, int max_tokens, Times& times) {
+// One request alone; prints its two figures. False when the engine refuses it.
+bool RunOne(LocalModel& model, std::vector<int32_t> prompt, int max_tokens) {
   const auto begin = SteadyTime::now();
   const auto id = model.engine().Submit(
       std::move(prompt), {.max_new_tokens = max_tokens, .temperature = 0, .ignore_eos = true});
@@ -46,14 +42,10 @@ bool RunOne(LocalModel& model, std::vector<int32_t> prompt, int max_tokens, Time
   while (model.engine().Step(emitted)) {
   }
   model.engine().Take(*id);
-  times.first.push_back(Milliseconds(first - begin));
-  times.gap.push_back(tokens > 1 ? Milliseconds(last - first) / (tokens - 1) : 0);
+  std::printf("%.4f %.4f\n", Milliseconds(first - begin),
+              tokens > 1 ? Milliseconds(last - first) / (tokens - 1) : 0);
+  std::fflush(stdout);  // whoever asks waits for the line before it goes on
   return true;
-}
-
-void Print(const std::vector<double>& values) {
-  for (const double v : values) std::printf("%.4f ", v);
-  std::printf("\n");
 }
 
 int Run(char** argv) {
@@ -63,15 +55,12 @@ int Run(char** argv) {
     std::fprintf(stderr, "engine_bench: %s\n", model.status().ToString().c_str());
     return 1;
   }
-  Times times;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream ids(line);
     std::vector<int32_t> prompt;
     for (int32_t id; ids >> id;) prompt.push_back(id);
-    if (!RunOne(**model, std::move(prompt), std::atoi(argv[2]), times)) return 1;
+    if (!RunOne(**model, std::move(prompt), std::atoi(argv[2]))) return 1;
   }
-  Print(times.first);
-  Print(times.gap);
   return 0;
 }
 
@@ -80,6 +69,6 @@ int Run(char** argv) {
 
 int main(int argc, char** argv) {
   if (argc == 4) return baleen::engine::Run(argv);
-  std::fprintf(stderr, "usage: engine_bench MODEL_DIR MAX_TOKENS DRAFTS < PROMPTS\n");
+  std::fprintf(stderr, "usage: engine_bench MODEL_DIR MAX_TOKENS DRAFTS\n");
   return 2;
 }

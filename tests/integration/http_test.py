@@ -451,6 +451,10 @@ class RudeClients(Healthy):
             if reset:
                 http.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             http.socket.close()
+            deadline = time.monotonic() + 5
+            while self.gone() == before:
+                self.assertLess(time.monotonic(), deadline, "nobody noticed that the client left")
+                time.sleep(0.02)  # between two questions to the router
             self.wait_idle(5)
             self.assertEqual(self.gone(), before + 1)
 
