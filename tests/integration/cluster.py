@@ -24,6 +24,7 @@ GOLDEN = json.loads((MODEL / "golden/golden.json").read_text())["prompts"]
 RECALL = json.loads((MODEL / "golden/recall.json").read_text())
 EOS = 1
 DEVICE = os.environ.get("BALEEN_DEVICE", "cpu")
+SLOWDOWN = float(os.environ.get("BALEEN_SLOWDOWN", "1"))  # how many times longer than usual work may take
 
 
 def greedy_alone(golden):

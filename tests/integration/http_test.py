@@ -6,7 +6,7 @@ import threading
 import time
 import unittest
 
-from cluster import GOLDEN, Cluster
+from cluster import GOLDEN, SLOWDOWN, Cluster
 from raw_http import RawHttp
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -430,7 +430,7 @@ class RudeClients(Healthy):
         return sum(member["running"] + member["waiting"] for _, member in cluster.members())
 
     def wait_idle(self, seconds):
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWDOWN
         while self.busy():
             self.assertLess(time.monotonic(), deadline, "the request goes on without its client")
             time.sleep(0.02)  # between two questions to the cluster
@@ -451,7 +451,7 @@ class RudeClients(Healthy):
             if reset:
                 http.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             http.socket.close()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 5 * SLOWDOWN
             while self.gone() == before:
                 self.assertLess(time.monotonic(), deadline, "nobody noticed that the client left")
                 time.sleep(0.02)  # between two questions to the router

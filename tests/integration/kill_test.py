@@ -8,7 +8,7 @@ import threading
 import time
 import unittest
 
-from cluster import Cluster, StreamError
+from cluster import SLOWDOWN, Cluster, StreamError
 
 PROMPT = "It was a cold morning, and the old house stood "
 
@@ -122,7 +122,7 @@ class Stop(unittest.TestCase):
                 load.wait_for_answers(8)
             right = {}
             for begun, took, kind, text, error in load.outcomes:
-                self.assertLess(took, 15, f"{error}")
+                self.assertLess(took, 15 * SLOWDOWN, f"{error}")
                 if text is not None:
                     self.assertEqual(right.setdefault(kind, text), text, "a wrong answer with status 200")
             cluster.wait_quiet()
@@ -140,7 +140,7 @@ class Stop(unittest.TestCase):
 class Hang(unittest.TestCase):
     """A step that never returns, in a process that lives: only its step thread is stopped, by ptrace."""
     SEIZE, INTERRUPT = 0x4206, 0x4207
-    TIMEOUT_MS = 1500
+    TIMEOUT_MS = int(1500 * SLOWDOWN)
 
     def hang_step(self, cluster, name):
         libc = ctypes.CDLL(None, use_errno=True)
@@ -164,7 +164,7 @@ class Hang(unittest.TestCase):
                 load.wait_for_answers(2)
                 hung = time.monotonic()
                 self.hang_step(cluster, victim)
-                self.wait(15, lambda: not cluster.alive(leader), f"{leader} lives on")
+                self.wait(15 * SLOWDOWN, lambda: not cluster.alive(leader), f"{leader} lives on")
                 self.wait(15, lambda: min(load.begun) > hung, "a request hangs")
                 log = (cluster.dir / f"{leader}.log").read_text()
                 self.assertIn(cause, log)
