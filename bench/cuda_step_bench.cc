@@ -201,7 +201,8 @@ class Process {
                 .max_rows = w_.max_rows(),
                 .max_sequences = w_.max_sequences(),
                 .max_head_rows = w_.shard.last() ? w_.max_rows() : 1,
-                .max_context = w_.max_context()};
+                .max_context = w_.max_context(),
+                .score_bytes = model::DefaultScoreBytes(backend_)};
   }
 
   engine::DecodePass::Options PassOptions(bool record) const {

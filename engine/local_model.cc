@@ -55,7 +55,8 @@ absl::Status LocalModel::Load(const LocalModelOptions& options) {
       .max_rows = std::max(options.chunk_tokens, options.max_sequences * (1 + options.drafts)),
       .max_sequences = options.max_sequences,
       .max_head_rows = kHeadRows,
-      .max_context = max_context};
+      .max_context = max_context,
+      .score_bytes = model::DefaultScoreBytes(*backend_)};
   const model::Vocabulary all_ids{
       .limit = config_.vocab_size,
       .eos_ids = {config_.eos_token_ids.begin(), config_.eos_token_ids.end()}};

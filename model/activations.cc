@@ -100,7 +100,7 @@ class Planner {
     a.k = Act(c_.index_head_dim);
     a.weights = F32(c_.index_n_heads);
     const int64_t all = int64_t{options_.max_rows} * options_.max_context;
-    a.score_count = std::min<int64_t>(all, kScoreBudgetBytes / sizeof(float));
+    a.score_count = std::min<int64_t>(all, options_.score_bytes / sizeof(float));
     a.score_count = std::max<int64_t>(a.score_count, options_.max_context);
     a.scores = arena_.Array<float>(a.score_count);
     a.selected = arena_.Array<int32_t>(size_t(options_.max_rows) * c_.index_topk);

@@ -6,9 +6,6 @@
 
 namespace baleen::model {
 
-// Rows of indexer scores are computed in groups that fit here.
-inline constexpr size_t kScoreBudgetBytes = 64u << 20;
-
 // Every buffer of a forward pass, planned and placed once. "act" is the activations' dtype, f32 or
 // bf16; rows are those of the batch unless a comment says otherwise. A Quantized is unset in
 // kExact. Attention, feed-forward part and MTP input follow one another and share their memory.

@@ -277,6 +277,10 @@ class ShardForward final : public Forward {
 
 }  // namespace
 
+size_t DefaultScoreBytes(const Backend& backend) {
+  return backend.host_memory() ? size_t{64} << 20 : size_t{1} << 30;
+}
+
 size_t Forward::PlannedBytes(const Backend& backend, const ModelConfig& config, const Shard& shard,
                              const ForwardOptions& options) {
   return PlanActivations(config, shard, options, nullptr).bytes +

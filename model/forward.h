@@ -45,7 +45,13 @@ struct ForwardOptions {
   int max_sequences = 0;  // of a batch
   int max_head_rows = 0;  // rows of one Logits call
   int max_context = 0;    // tokens of a sequence
+  // Rows' indexer scores are computed in groups whose scores fit here; one row's always do.
+  size_t score_bytes = size_t{64} << 20;
 };
+
+// What `score_bytes` should be: a CPU's caches like small groups, a GPU needs many rows at once to
+// be busy.
+size_t DefaultScoreBytes(const kernels::Backend& backend);
 
 // The forward pass of one shard of the model (section 3 of docs/model.md).
 //

@@ -149,7 +149,8 @@ model::ForwardOptions ModelHost::ForwardOptionsOf() const {
           .max_rows = limits_.max_rows,
           .max_sequences = limits_.max_sequences,
           .max_head_rows = limits_.max_head_rows,
-          .max_context = options_.max_context};
+          .max_context = options_.max_context,
+          .score_bytes = model::DefaultScoreBytes(*backend_)};
 }
 
 // Everything of the device is planned here: the weights are there, the forward pass takes what it

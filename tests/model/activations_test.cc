@@ -52,6 +52,19 @@ TEST(Activations, ARankHasRoomForTheRowsOfAllRanks) {
   EXPECT_EQ(plan.activations.ffn.expert_out.rows, 8 * 4 * TinyConfig().num_experts_per_tok);
 }
 
+// One row's always fit, and there is never room for more rows than a batch has.
+TEST(Activations, ScoresHaveTheRoomTheyAreGiven) {
+  ForwardOptions options = Options(Numerics::kFp8, 32);
+  const auto scores = [&](size_t bytes) {
+    options.score_bytes = bytes;
+    return PlanActivations(TinyConfig(), WholeModel(TinyConfig(), false), options, nullptr)
+        .activations.indexer.score_count;
+  };
+  EXPECT_EQ(scores(0), 512);
+  EXPECT_EQ(scores(8 * 512 * sizeof(float)), 8 * 512);
+  EXPECT_EQ(scores(size_t{1} << 30), 32 * 512);
+}
+
 TEST(Activations, ForRowsCutsEveryRowBuffer) {
   const auto plan = PlanActivations(TinyConfig(), WholeModel(TinyConfig(), true),
                                     Options(Numerics::kFp8, 8), nullptr);
