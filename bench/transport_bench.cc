@@ -77,7 +77,8 @@ struct PutLoop {
     }
     ++in_flight;
     const double before = Now();
-    links.PutPage(link, {from.data() + at, piece}, PageId{0}, at, [this](const absl::Status& s) {
+    const LinkTable::PagePut put = {.local = {from.data() + at, piece}, .page = PageId{0}};
+    links.PutPages(link, {&put, 1}, at, [this](const absl::Status& s) {
       --in_flight;
       bytes += s.ok() ? piece : 0;
       Next();

@@ -207,17 +207,15 @@ absl::Status Server::Parts::Build() {
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
   BALEEN_ASSIGN_OR_RETURN(
-      transport, kv_transfer::CreateUcxTransport({.name = Name(), .transports = w.transport()}));
-  const size_t page_bytes = host->layout().PageBytes();
+      transport,
+      kv_transfer::CreateUcxTransport(
+          {.name = Name(), .transports = w.transport(), .peer_memory = host->peer_memory()}));
   BALEEN_ASSIGN_OR_RETURN(
       links, kv_transfer::LinkTable::Create(*transport,
                                             {.name = Name(),
                                              .incarnation = incarnation,
                                              .fingerprint = host->fingerprint(),
-                                             .pool = {.base = host->wire_pool().base(),
-                                                      .page_stride = page_bytes,
-                                                      .page_bytes = page_bytes,
-                                                      .pages = host->pages()},
+                                             .pool = host->pool_view(),
                                              .peers_write_pool = true,
                                              .require_transport = w.require_transport(),
                                              .lease = lease()},

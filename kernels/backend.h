@@ -5,6 +5,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/peer_memory.h"
 #include "kernels/ops.h"
 
 namespace baleen::kernels {
@@ -85,6 +86,9 @@ class Backend {
 
   // Blocks until everything issued so far has finished.
   virtual void Synchronize() = 0;
+
+  // What shares its memory with other processes of the machine; nullptr where nothing can.
+  virtual std::unique_ptr<PeerMemory> MakePeerMemory() { return nullptr; }
 
   virtual WeightStorage weight_storage() const = 0;
   virtual bool host_memory() const = 0;  // its memory is the host's: pointers may be dereferenced

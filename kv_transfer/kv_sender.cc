@@ -359,7 +359,7 @@ void KvSender::Core::PostChunk(Record& record, Flow& flow, const Chunk& chunk) {
   posted->chunk = chunk;
   posted->number = record.next_chunk++;
   posted->start = now;
-  posted->due = chunk.pages + 1;
+  posted->due = 2;  // the put and the flush
   posted->bytes = uint64_t(chunk.pages) * pool.page_bytes;
   if (flow.chunks_in_flight++ == 0) flow.progress = now;
   ++record.chunks_in_flight;
@@ -368,12 +368,14 @@ void KvSender::Core::PostChunk(Record& record, Flow& flow, const Chunk& chunk) {
     if (auto core = weak.lock()) core->OnPosted(posted, status);
   };
   const LinkId link = posted->link;
+  std::vector<LinkTable::PagePut> puts;
   for (int page = chunk.first_page; page < chunk.first_page + chunk.pages; ++page) {
     const std::byte* local = pool.Page(record.pages[size_t(page)]);
-    const PageId remote{int32_t(grant.pages[size_t(page)])};
-    links_.PutPage(link, {local, pool.page_bytes}, remote, pool.page_offset, done);
-    pieces_.Increment();
+    puts.push_back(
+        {.local = {local, pool.page_bytes}, .page = PageId{int32_t(grant.pages[size_t(page)])}});
   }
+  links_.PutPages(link, puts, pool.page_offset, done);
+  pieces_.Increment(double(puts.size()));
   links_.Flush(link, done);
   posting_.Observe(Seconds(links_.transport().clock().Now() - now));
 }

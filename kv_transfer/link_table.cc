@@ -111,20 +111,26 @@ void LinkTable::Core::OnControl(Link& link, const Frame& frame, Buffer payload) 
 
 // ---- puts --------------------------------------------------------------------------------------
 
-void LinkTable::Core::PutPage(LinkId id, std::span<const std::byte> local, PageId page,
-                              size_t offset, Done done) {
+void LinkTable::Core::PutPages(LinkId id, std::span<const PagePut> puts, size_t offset, Done done) {
   Link* link = Get(id);
   if (link == nullptr || !CarriesPages(link->state))
     return PostDone(std::move(done), absl::UnavailableError("link is down"));
   const PoolExport& pool = link->hello.pool;
-  const bool inside = page.value >= 0 && uint32_t(page.value) < pool.pages &&
-                      offset <= pool.page_bytes && local.size() <= pool.page_bytes - offset;
-  if (pool.remote_key.empty() || !inside)
-    return PostDone(std::move(done), absl::OutOfRangeError(absl::StrCat(
-                                         "page ", page.value, " + ", offset, ": not inside the ",
-                                         pool.pages, " pages of ", link->peer.name)));
-  const uint64_t address = pool.base + uint64_t(page.value) * pool.page_stride + offset;
-  transport_.Put(link->endpoint, local, address, link->pool_key, std::move(done));
+  std::vector<Transport::Piece> pieces;
+  pieces.reserve(puts.size());
+  for (const PagePut& put : puts) {
+    const bool inside = put.page.value >= 0 && uint32_t(put.page.value) < pool.pages &&
+                        offset <= pool.page_bytes && put.local.size() <= pool.page_bytes - offset;
+    if (pool.remote_key.empty() || !inside)
+      return PostDone(std::move(done),
+                      absl::OutOfRangeError(absl::StrCat("page ", put.page.value, " + ", offset,
+                                                         ": not inside the ", pool.pages,
+                                                         " pages of ", link->peer.name)));
+    pieces.push_back(
+        {.local = put.local,
+         .remote_address = pool.base + uint64_t(put.page.value) * pool.page_stride + offset});
+  }
+  transport_.Put(link->endpoint, pieces, link->pool_key, std::move(done));
 }
 
 void LinkTable::Core::Flush(LinkId id, Done done) {
@@ -342,9 +348,8 @@ void LinkTable::SetHandler(uint8_t type, Handler handler) {
   core_->handlers_[type] = std::move(handler);
 }
 void LinkTable::AddObserver(Observer observer) { core_->observers_.push_back(std::move(observer)); }
-void LinkTable::PutPage(LinkId link, std::span<const std::byte> local, PageId page, size_t offset,
-                        Done done) {
-  core_->PutPage(link, local, page, offset, std::move(done));
+void LinkTable::PutPages(LinkId link, std::span<const PagePut> puts, size_t offset, Done done) {
+  core_->PutPages(link, puts, offset, std::move(done));
 }
 void LinkTable::Flush(LinkId link, Done done) { core_->Flush(link, std::move(done)); }
 void LinkTable::Close(LinkId link, const absl::Status& reason) { core_->Close(link, reason); }

@@ -123,11 +123,14 @@ class LinkTable {
     SendOwned(link, uint8_t(Message::kType), Encode(message));
   }
 
-  // Puts `local` into page `page` of the peer's pool, `offset` bytes into it. OutOfRange unless it
-  // lies inside one page of the pool the peer exported; Unavailable unless CarriesPages. Completion
-  // as Transport::Put.
-  void PutPage(LinkId link, std::span<const std::byte> local, PageId page, size_t offset,
-               Done done);
+  // Puts each `local` into its page of the peer's pool, `offset` bytes into it. OutOfRange, and
+  // nothing is put, unless all lie inside pages of the pool the peer exported; Unavailable unless
+  // CarriesPages. Completion as Transport::Put.
+  struct PagePut {
+    std::span<const std::byte> local;
+    PageId page;
+  };
+  void PutPages(LinkId link, std::span<const PagePut> puts, size_t offset, Done done);
   void Flush(LinkId link, Done done);
 
   // Ends the link at once, as broken with `reason`; the peer is told if it can hear. What was sent

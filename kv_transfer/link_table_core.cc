@@ -39,12 +39,13 @@ absl::Status LinkTable::Core::Start() {
            .page_bytes = pool.page_bytes,
            .pages = uint32_t(pool.pages),
            .page_offset = pool.page_offset};
-  if (options_.peers_write_pool) {
+  if (options_.peers_write_pool || pool.memory == MemoryKind::kDevice) {
     BALEEN_ASSIGN_OR_RETURN(
-        RegionId region,
+        pool_region_,
         transport_.RegisterRegion(pool.memory, pool.base, pool.page_stride * size_t(pool.pages)));
-    pool_region_ = region;
-    BALEEN_ASSIGN_OR_RETURN(pool_.remote_key, transport_.PackRemoteKey(region));
+  }
+  if (options_.peers_write_pool) {
+    BALEEN_ASSIGN_OR_RETURN(pool_.remote_key, transport_.PackRemoteKey(*pool_region_));
   }
   transport_.SetReceiver(
       [weak = weak_from_this()](std::span<const std::byte> header, Buffer payload) {
@@ -223,8 +224,13 @@ void LinkTable::Core::StartProbe(Link& link) {
   auto content = std::make_shared<Bytes>(bytes);
   ProbeScratch::Fill(*content, link.id.value);
   const TimePoint start = transport_.clock().Now();
-  transport_.Put(link.endpoint, *content, link.hello.probe_address, *key,
-                 [content](const absl::Status&) {});
+  const Transport::Piece piece = {*content, link.hello.probe_address};
+  transport_.Put(link.endpoint, {&piece, 1}, *key, [content](const absl::Status&) {});
+  // Can the peer reach our pages? Better known now than from the first request.
+  if (options_.pool.memory == MemoryKind::kDevice && !link.hello.pool.remote_key.empty()) {
+    const Transport::Piece nothing = {{options_.pool.base, 0}, link.hello.pool.base};
+    transport_.Put(link.endpoint, {&nothing, 1}, link.pool_key, {});
+  }
   transport_.Flush(link.endpoint,
                    Weakly([id = link.id, content, start](Core& core, const absl::Status& status) {
                      core.FinishProbe(id, content, start, status);

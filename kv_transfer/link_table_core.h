@@ -62,7 +62,7 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void Send(LinkId id, uint8_t type, std::span<const std::byte> header,
             std::span<const std::span<const std::byte>> payload, Done done);
   void SendOwned(LinkId id, uint8_t type, Bytes payload);
-  void PutPage(LinkId id, std::span<const std::byte> local, PageId page, size_t offset, Done done);
+  void PutPages(LinkId id, std::span<const PagePut> puts, size_t offset, Done done);
   void Flush(LinkId id, Done done);
   void Close(LinkId id, const absl::Status& reason);
   bool Settled(LinkId id) const;

@@ -149,13 +149,17 @@ class LoopbackTransport final : public Transport {
     return id;
   }
 
-  void Put(EndpointId endpoint, std::span<const std::byte> local, uint64_t remote_address,
-           RemoteKeyId key, Done done) override {
+  void Put(EndpointId endpoint, std::span<const Piece> pieces, RemoteKeyId key,
+           Done done) override {
+    const Done piece_done = DoneAfter(pieces.size(), std::move(done));
+    for (const Piece& piece : pieces) PutPiece(endpoint, piece, key, piece_done);
+  }
+  void PutPiece(EndpointId endpoint, const Piece& piece, RemoteKeyId key, Done done) {
     LoopbackHub::Request request;
     request.op.kind = LoopbackHub::OpKind::kPut;
-    request.op.bytes = local.size();
-    request.bytes.assign(local.begin(), local.end());
-    request.address = remote_address;
+    request.op.bytes = piece.local.size();
+    request.bytes.assign(piece.local.begin(), piece.local.end());
+    request.address = piece.remote_address;
     request.done = std::move(done);
     {
       MutexLock lock(hub_.mu_);

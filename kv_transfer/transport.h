@@ -20,7 +20,8 @@ using EndpointId =
 using RemoteKeyId = StrongId<struct RemoteKeyIdTag, uint64_t>;  // an unpacked key of one endpoint
 using RegionId = StrongId<struct RegionIdTag, uint64_t>;
 
-enum class MemoryKind : uint8_t { kHost, kCuda };
+// kDevice: what PeerMemory shares.
+enum class MemoryKind : uint8_t { kHost, kDevice };
 
 // The wire under one process: connections, remote writes, messages. Vocabulary after NIXL: agent
 // (this), region, remote key, put, message. Knows nothing of requests, pages or peers' identity:
@@ -63,7 +64,8 @@ class Transport {
   // Opaque bytes with which any process of the cluster can Open this one. Constant. Any thread.
   virtual std::string LocalAddress() const = 0;
 
-  // Lets peers write [base, base + bytes). The memory must outlive the region.
+  // Lets peers write [base, base + bytes), and this process put from it; host memory can be put
+  // from without. The memory must outlive the region. Unimplemented: no such memory here.
   virtual absl::StatusOr<RegionId> RegisterRegion(MemoryKind kind, void* base, size_t bytes) = 0;
   virtual void DeregisterRegion(RegionId region) = 0;
   // Opaque bytes a peer needs to write that region.
@@ -78,10 +80,16 @@ class Transport {
   virtual void Close(EndpointId endpoint, Task closed) = 0;
   virtual absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) = 0;
 
-  // Writes `local` to `remote_address` in the peer's region of `key`. `done` means that `local` may
-  // be reused, not that the peer sees the bytes: that is Flush.
-  virtual void Put(EndpointId endpoint, std::span<const std::byte> local, uint64_t remote_address,
-                   RemoteKeyId key, Done done) = 0;
+  struct Piece {
+    std::span<const std::byte> local;
+    uint64_t remote_address = 0;
+  };
+  // Writes each piece's `local` to its `remote_address` in the peer's region of `key`; at least one
+  // piece, all of the kind of memory that the region is. `done` means that every `local` may be
+  // reused, not that the peer sees the bytes: that is Flush, and a put that the peer refuses may
+  // show only there.
+  virtual void Put(EndpointId endpoint, std::span<const Piece> pieces, RemoteKeyId key,
+                   Done done) = 0;
   // `done(Ok)`: every Put so far on this endpoint is visible at the peer. A message sent after it
   // is therefore seen after the bytes.
   virtual void Flush(EndpointId endpoint, Done done) = 0;
@@ -99,6 +107,9 @@ class Transport {
   virtual std::string WireName(EndpointId endpoint) = 0;
   virtual Fence FenceOf(EndpointId endpoint) = 0;
 };
+
+// To be called once for each of `count` parts: the last one calls `done` with the first error.
+Transport::Done DoneAfter(size_t count, Transport::Done done);
 
 // Runs `f` on the transport's thread and waits for it. Any thread.
 inline void RunOn(Transport& transport, const std::function<void()>& f) {

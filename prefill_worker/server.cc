@@ -205,16 +205,14 @@ absl::Status Server::Parts::Build() {
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
   BALEEN_ASSIGN_OR_RETURN(
-      transport, kv_transfer::CreateUcxTransport({.name = Name(), .transports = w.transport()}));
+      transport,
+      kv_transfer::CreateUcxTransport(
+          {.name = Name(), .transports = w.transport(), .peer_memory = host->peer_memory()}));
   kv_transfer::LinkOptions options{
       .name = Name(),
       .incarnation = incarnation,
       .fingerprint = host->fingerprint(),
-      .pool = {.base = host->wire_pool().base(),
-               .page_stride = host->layout().PageBytes(),
-               .page_bytes = host->layout().PageBytes(),
-               .pages = host->pages(),
-               .page_offset = host->stage_offset()},
+      .pool = host->pool_view(),
       .require_transport = w.require_transport(),
       .lease = std::chrono::milliseconds(Or(w.has_lease_ms(), w.lease_ms(), 6000))};
   BALEEN_ASSIGN_OR_RETURN(links, kv_transfer::LinkTable::Create(*transport, options, metrics));

@@ -70,11 +70,15 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
                        .pages = config.pages(),
                        .memory_fraction = config.memory_fraction(),
                        .max_context = config.max_context(),
-                       .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1};
+                       .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1,
+                       .pages_by = config.pages_by()};
   if (options.directory.empty()) return absl::InvalidArgumentError("worker.model: missing");
   if (options.device != "cpu" && options.device != "cuda")
     return absl::InvalidArgumentError(
         absl::StrCat("worker.device: \"", options.device, "\" is neither \"cpu\" nor \"cuda\""));
+  if (!options.pages_by.empty() && options.pages_by != "host" && options.pages_by != "cuda_ipc")
+    return absl::InvalidArgumentError(absl::StrCat("worker.pages_by: \"", options.pages_by,
+                                                   "\" is neither \"cuda_ipc\" nor \"host\""));
   if (options.drafts < 0 || options.drafts > 3)
     return absl::InvalidArgumentError(
         absl::StrCat("worker.drafts: ", options.drafts, " is not in 0..3"));
@@ -110,6 +114,7 @@ absl::StatusOr<std::unique_ptr<ModelHost>> ModelHost::Create(const ModelOptions&
                                                              *host->config_, host->shard_));
   BALEEN_RETURN_IF_ERROR(host->MakeFingerprint());
   BALEEN_RETURN_IF_ERROR(host->MakePool());
+  BALEEN_RETURN_IF_ERROR(host->SharePool());
   return host;
 }
 
@@ -178,13 +183,44 @@ absl::Status ModelHost::MakePool() {
   if (pool_ == nullptr)
     return absl::ResourceExhaustedError(
         absl::StrCat("page pool: no memory for ", pages_, " pages, ", bytes, " bytes"));
-  BALEEN_ASSIGN_OR_RETURN(wire_pool_,
-                          WirePool::Create(*backend_, pool_, layout_.PageBytes(), pages_));
   spdlog::info("layers {}..{}{}, experts {}..{}; page pool: {} pages of {} bytes, {} tokens",
                shard_.first_layer, shard_.end_layer - 1, shard_.mtp ? " and MTP" : "",
                shard_.first_expert, shard_.end_expert - 1, pages_, layout_.PageBytes(),
                int64_t{pages_} * kPageTokens);
   return absl::OkStatus();
+}
+
+// How the pool's pages travel. Whether the device can share them shows by trying.
+absl::Status ModelHost::SharePool() {
+  if (options_.pages_by != "host") {
+    peer_memory_ = backend_->MakePeerMemory();
+    const absl::Status shared =
+        peer_memory_ == nullptr
+            ? absl::FailedPreconditionError(
+                  absl::StrCat("memory of ", backend_->name(), " is not shared"))
+            : peer_memory_->Export(pool_, size_t(pages_) * layout_.PageBytes()).status();
+    if (!shared.ok()) {
+      if (!options_.pages_by.empty())
+        return absl::FailedPreconditionError(
+            absl::StrCat("worker.pages_by: ", options_.pages_by, ": ", shared.message()));
+      if (peer_memory_ != nullptr) spdlog::warn("pages go by host memory: {}", shared.ToString());
+      peer_memory_.reset();
+    }
+  }
+  fingerprint_.push_back({"pages_by", peer_memory_ == nullptr ? "host" : peer_memory_->name()});
+  BALEEN_ASSIGN_OR_RETURN(wire_pool_, WirePool::Create(*backend_, pool_, layout_.PageBytes(),
+                                                       pages_, peer_memory_ != nullptr));
+  return absl::OkStatus();
+}
+
+kv_transfer::PagePoolView ModelHost::pool_view() const {
+  using kv_transfer::MemoryKind;
+  return {.base = wire_pool_->base(),
+          .page_stride = layout_.PageBytes(),
+          .page_bytes = layout_.PageBytes(),
+          .pages = pages_,
+          .page_offset = stage_offset_,
+          .memory = peer_memory_ == nullptr ? MemoryKind::kHost : MemoryKind::kDevice};
 }
 
 absl::Status ModelHost::MakeFingerprint() {

@@ -7,6 +7,8 @@
 #include "absl/status/statusor.h"
 #include "common/fingerprint.h"
 #include "common/kv_layout.h"
+#include "common/peer_memory.h"
+#include "kv_transfer/link_table.h"
 #include "model/sampling.h"
 #include "model/shard.h"
 #include "worker/wire_pool.h"
@@ -37,6 +39,7 @@ struct ModelOptions {
   double memory_fraction = 0;  // of the device's memory, for everything here; 0: the default
   int max_context = 0;         // 0: the checkpoint's
   int cpu_threads = 1;
+  std::string pages_by;  // "cuda_ipc", "host"; "": what the device can do
 };
 // InvalidArgument names the field.
 absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
@@ -74,21 +77,24 @@ class ModelHost {
   const model::Shard& shard() const { return shard_; }
   const KvLayout& layout() const { return layout_; }              // of this shard
   const KvLayout& whole_layout() const { return whole_layout_; }  // of the whole model
-  size_t stage_offset() const { return stage_offset_; }           // of this shard in a whole page
   WirePool& wire_pool() { return *wire_pool_; }  // the page pool as the transport sees it
+  kv_transfer::PagePoolView pool_view() const;
+  PeerMemory* peer_memory() const { return peer_memory_.get(); }  // the transport's; may be nullptr
   int pages() const { return pages_; }
   const model::Vocabulary& vocabulary() const { return vocabulary_; }
   kernels::Backend& backend() { return *backend_; }
   model::Forward& forward() { return *forward_; }
 
   // What must be equal in every process of the cluster: protocol, model (config and
-  // CheckpointIdentity), tokenizer hash, numerics, layout numbers, page size, drafts, max context.
+  // CheckpointIdentity), tokenizer hash, numerics, layout numbers, page size, drafts, max context,
+  // how pages travel.
   const Fingerprint& fingerprint() const { return fingerprint_; }
 
  private:
   ModelHost();
   absl::Status ChooseShard(Split split, int index, int size);
   absl::Status MakePool();
+  absl::Status SharePool();
   model::ForwardOptions ForwardOptionsOf() const;
   absl::Status MakeFingerprint();
 
@@ -99,7 +105,8 @@ class ModelHost {
   model::Shard shard_;
   KvLayout layout_, whole_layout_;
   size_t stage_offset_ = 0;
-  std::byte* pool_ = nullptr;  // [pages][layout().PageBytes()]
+  std::byte* pool_ = nullptr;                // [pages][layout().PageBytes()]
+  std::unique_ptr<PeerMemory> peer_memory_;  // nullptr: pages go by host memory
   std::unique_ptr<WirePool> wire_pool_;
   int pages_ = 0;
   model::Vocabulary vocabulary_;

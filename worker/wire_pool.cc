@@ -10,9 +10,9 @@ void WirePool::Unmap::operator()(std::byte* p) const { munmap(p, bytes); }
 
 absl::StatusOr<std::unique_ptr<WirePool>> WirePool::Create(kernels::Backend& backend,
                                                            std::byte* pool, size_t page_bytes,
-                                                           int pages) {
+                                                           int pages, bool shared) {
   std::unique_ptr<WirePool> wire(new WirePool(backend, pool, page_bytes));
-  if (backend.host_memory()) return wire;
+  if (backend.host_memory() || shared) return wire;
   const size_t bytes = page_bytes * static_cast<size_t>(pages);
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -26,10 +26,12 @@ absl::StatusOr<std::unique_ptr<WirePool>> WirePool::Create(kernels::Backend& bac
 }
 
 void WirePool::ToWire(std::span<const PageId> pages) {
-  if (mirror_ == nullptr || pages.empty()) return;
-  for (const PageId page : pages) {
-    const size_t at = static_cast<size_t>(page.value) * page_bytes_;
-    backend_.CopyOut(base_ + at, pool_ + at, page_bytes_);
+  if (pages.empty()) return;
+  if (mirror_ != nullptr) {
+    for (const PageId page : pages) {
+      const size_t at = static_cast<size_t>(page.value) * page_bytes_;
+      backend_.CopyOut(base_ + at, pool_ + at, page_bytes_);
+    }
   }
   backend_.Synchronize();
 }

@@ -10,19 +10,20 @@
 
 namespace baleen::worker {
 
-// The page pool as the transport sees it. On a CPU that is the pool itself, and nothing is copied.
-// A GPU's pool has a mirror in host memory with the same layout, page for page: prefill copies a
-// page out before it is sent, decode copies a page in before the first step that reads it. Mirror
-// pages that are never used cost no memory.
+// The page pool as the transport sees it: the pool itself on a CPU, and on a GPU whose memory the
+// transport shares (PeerMemory). Else a GPU's pool has a mirror in host memory with the same
+// layout, page for page: prefill copies a page out before it is sent, decode copies a page in
+// before the first step that reads it. Mirror pages that are never used cost no memory.
 //
 // Borrows backend and pool. Threads: ToWire and FromWire on the step thread; the transport's thread
 // reads and writes base() under the rules that hold for the pool's pages.
 class WirePool {
  public:
-  // ResourceExhausted names the bytes of host memory that are missing.
+  // `shared`: the transport reaches the pool. ResourceExhausted names the bytes of host memory that
+  // are missing.
   static absl::StatusOr<std::unique_ptr<WirePool>> Create(kernels::Backend& backend,
                                                           std::byte* pool, size_t page_bytes,
-                                                          int pages);
+                                                          int pages, bool shared);
 
   std::byte* base() const { return base_; }  // [pages][page_bytes]
 
@@ -42,7 +43,7 @@ class WirePool {
   kernels::Backend& backend_;
   std::byte* const pool_;
   const size_t page_bytes_;
-  std::unique_ptr<std::byte, Unmap> mirror_;  // nullptr: the pool is host memory
+  std::unique_ptr<std::byte, Unmap> mirror_;  // nullptr: the transport uses the pool
   std::byte* base_;
 };
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/peer_memory.h"
 
 namespace baleen::kernels {
 namespace {
@@ -154,6 +155,8 @@ std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()
   BALEEN_CUDA_CHECK(cudaGraphUpload(executable, stream_));
   return std::make_unique<GraphRecording>(executable, stream_);
 }
+
+std::unique_ptr<PeerMemory> CudaBackend::MakePeerMemory() { return MakeCudaPeerMemory(device_); }
 
 void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
 

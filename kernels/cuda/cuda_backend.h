@@ -52,6 +52,7 @@ class CudaBackend final : public Backend {
   bool can_record() const override { return true; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;
+  std::unique_ptr<PeerMemory> MakePeerMemory() override;
   WeightStorage weight_storage() const override { return WeightStorage::kNative; }
   bool host_memory() const override { return false; }
   const char* name() const override { return "cuda"; }

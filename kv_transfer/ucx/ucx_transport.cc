@@ -41,14 +41,13 @@ class UcxTransport final : public Transport {
   std::string LocalAddress() const override { return address_; }
 
   absl::StatusOr<RegionId> RegisterRegion(MemoryKind kind, void* base, size_t bytes) override;
-  void DeregisterRegion(RegionId region) override { inbox_.RemoveRegion(region.value); }
+  void DeregisterRegion(RegionId region) override;
   absl::StatusOr<std::string> PackRemoteKey(RegionId region) override;
 
   absl::StatusOr<EndpointId> Open(absl::string_view address) override;
   void Close(EndpointId endpoint, Task closed) override;
   absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) override;
-  void Put(EndpointId endpoint, std::span<const std::byte> local, uint64_t remote_address,
-           RemoteKeyId key, Done done) override;
+  void Put(EndpointId endpoint, std::span<const Piece> pieces, RemoteKeyId key, Done done) override;
   void Flush(EndpointId endpoint, Done done) override;
   void Send(EndpointId endpoint, std::span<const std::byte> header,
             std::span<const std::span<const std::byte>> payload, Done done) override;
@@ -79,14 +78,24 @@ class UcxTransport final : public Transport {
     std::map<uint64_t, uint64_t> keys;  // -> region of the peer
     std::set<Operation*> pending;
     std::map<uint64_t, Done> flushes;
+    std::map<uint32_t, Done> device_puts;      // not answered
     std::shared_ptr<UcxInbox::Stream> stream;  // the peer's endpoint that is bound to this one
     std::vector<Task> closed;
+  };
+
+  struct DeviceRegion {
+    const std::byte* base;
+    size_t bytes;
+    std::string exported;
   };
 
   bool Poll();
   bool Arm();
   Endpoint* Find(EndpointId id);
   void Later(Done done, absl::Status status);
+  const DeviceRegion* DeviceRegionOf(const std::byte* local) const;
+  void PutFromDevice(Endpoint& endpoint, const DeviceRegion& from, std::span<const Piece> pieces,
+                     uint64_t region, Done done);
   void SendActive(EndpointId id, unsigned message, Bytes header, std::span<const std::byte> payload,
                   Buffer gathered, Done done);
   void Complete(Operation* operation, ucs_status_t status);
@@ -102,7 +111,9 @@ class UcxTransport final : public Transport {
   UcpContext context_;
   UcpWorker worker_;
   std::string address_;
+  PeerMemory* const peer_memory_;
   const std::shared_ptr<BufferPool> buffers_;
+  std::map<uint64_t, DeviceRegion> device_regions_;
   Receiver receiver_;
   FailureObserver observer_;
   std::map<uint64_t, std::unique_ptr<Endpoint>> endpoints_;
@@ -121,8 +132,9 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
                            const UcxOptions& options)
     : context_(std::move(context)),
       worker_(std::move(worker)),
+      peer_memory_(options.peer_memory),
       buffers_(BufferPool::Create(options.keep_buffer_bytes)),
-      inbox_(process_, buffers_, &events_,
+      inbox_(process_, buffers_, &events_, options.peer_memory,
              {.deliver =
                   [this](std::span<const std::byte> header, Buffer payload) {
                     if (receiver_) receiver_(header, std::move(payload));
@@ -136,10 +148,11 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
               .puts_ended = [this] { FinishCloses(); }}),
       thread_(std::make_unique<ProgressThread>(
           "kv_transfer",
-          ProgressThread::Poller{.poll = [this] { return Poll(); },
-                                 .arm = [this] { return Arm(); },
-                                 .fd = event_fd,
-                                 .waiting = [this] { return operations_ > 0; }},
+          ProgressThread::Poller{
+              .poll = [this] { return Poll(); },
+              .arm = [this] { return Arm(); },
+              .fd = event_fd,
+              .waiting = [this] { return operations_ > 0 || inbox_.fetching(); }},
           options.spin)) {}
 
 absl::Status UcxTransport::Start() {
@@ -187,6 +200,7 @@ UcxTransport::~UcxTransport() {
 bool UcxTransport::Poll() {
   bool worked = false;
   for (int i = 0; i < kProgressBurst && ucp_worker_progress(worker_.get()) > 0; ++i) worked = true;
+  worked |= inbox_.PollCopies();
   if (events_.empty()) return worked;
   std::vector<Task> events;
   events.swap(events_);
@@ -210,11 +224,21 @@ void UcxTransport::Later(Done done, absl::Status status) {
 // ---- regions and endpoints ---------------------------------------------------------------------
 
 absl::StatusOr<RegionId> UcxTransport::RegisterRegion(MemoryKind kind, void* base, size_t bytes) {
-  if (kind != MemoryKind::kHost)
-    return absl::UnimplementedError("transport: this build registers host memory only");
   const RegionId id{next_id_++};
-  inbox_.AddRegion(id.value, static_cast<std::byte*>(base), bytes);
+  auto* const begin = static_cast<std::byte*>(base);
+  if (kind == MemoryKind::kDevice) {
+    if (peer_memory_ == nullptr)
+      return absl::UnimplementedError("transport: made without memory of a device");
+    BALEEN_ASSIGN_OR_RETURN(std::string exported, peer_memory_->Export(begin, bytes));
+    device_regions_[id.value] = {begin, bytes, std::move(exported)};
+  }
+  inbox_.AddRegion(id.value, {kind, begin, bytes});
   return id;
+}
+
+void UcxTransport::DeregisterRegion(RegionId region) {
+  inbox_.RemoveRegion(region.value);
+  device_regions_.erase(region.value);
 }
 
 absl::StatusOr<std::string> UcxTransport::PackRemoteKey(RegionId region) {
@@ -309,6 +333,8 @@ void UcxTransport::OnHandleClosed(EndpointId id) {
     Later(std::move(operation->done), cancelled);
   }
   for (auto& [flush, done] : std::exchange(endpoint.flushes, {})) Later(std::move(done), cancelled);
+  for (auto& [put, done] : std::exchange(endpoint.device_puts, {}))
+    Later(std::move(done), cancelled);
   FinishClose(id);
 }
 
@@ -340,7 +366,10 @@ absl::StatusOr<RemoteKeyId> UcxTransport::ImportKey(EndpointId id, absl::string_
 
 std::string UcxTransport::WireName(EndpointId id) {
   const Endpoint* endpoint = Find(id);
-  return endpoint == nullptr ? "" : absl::StrJoin(Wires(endpoint->handle), "+");
+  if (endpoint == nullptr) return "";
+  std::vector<std::string> wires = Wires(endpoint->handle);
+  if (!device_regions_.empty()) wires.push_back(peer_memory_->name());
+  return absl::StrJoin(wires, "+");
 }
 
 UcxTransport::Endpoint* UcxTransport::Find(EndpointId id) {
@@ -358,9 +387,14 @@ void UcxTransport::SendActive(EndpointId id, unsigned message, Bytes header,
   auto* operation =
       new Operation{this, id, std::move(done), std::move(header), std::move(gathered)};
   endpoint->pending.insert(operation);
+  ++operations_;
   ucp_request_param_t param = {};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.user_data = operation;
+  if (message == kDevicePutId) {  // whose receiver takes no rendezvous
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_AM_SEND_FLAG_EAGER;
+  }
   param.cb.send = [](void* request, ucs_status_t status, void* data) {
     ucp_request_free(request);
     auto* sent = static_cast<Operation*>(data);
@@ -385,15 +419,53 @@ void UcxTransport::Complete(Operation* operation, ucs_status_t status) {
   Later(std::move(owned->done), FromUcs(status, "wire"));
 }
 
-void UcxTransport::Put(EndpointId id, std::span<const std::byte> local, uint64_t remote_address,
-                       RemoteKeyId key, Done done) {
+void UcxTransport::Put(EndpointId id, std::span<const Piece> pieces, RemoteKeyId key, Done done) {
+  BALEEN_CHECK(!pieces.empty());
   Endpoint* endpoint = Find(id);
   if (endpoint == nullptr || endpoint->keys.count(key.value) == 0)
     return Later(std::move(done), absl::UnavailableError("transport: the endpoint is closed"));
-  const PutHeader header = {.prefix = {process_, uint32_t(id.value), endpoint->puts++},
-                            .region = endpoint->keys[key.value],
-                            .address = remote_address};
-  SendActive(id, kPutId, ToBytes(header), local, {}, std::move(done));
+  const uint64_t region = endpoint->keys[key.value];
+  if (const DeviceRegion* from = DeviceRegionOf(pieces[0].local.data()))
+    return PutFromDevice(*endpoint, *from, pieces, region, std::move(done));
+  const Done piece_done = DoneAfter(pieces.size(), std::move(done));
+  for (const Piece& piece : pieces) {
+    const PutHeader header = {.prefix = {process_, uint32_t(id.value), endpoint->puts++},
+                              .region = region,
+                              .address = piece.remote_address};
+    SendActive(id, kPutId, ToBytes(header), piece.local, {}, piece_done);
+  }
+}
+
+const UcxTransport::DeviceRegion* UcxTransport::DeviceRegionOf(const std::byte* local) const {
+  for (const auto& [id, region] : device_regions_)
+    if (local >= region.base && local < region.base + region.bytes) return &region;
+  return nullptr;
+}
+
+void UcxTransport::PutFromDevice(Endpoint& endpoint, const DeviceRegion& from,
+                                 std::span<const Piece> pieces, uint64_t region, Done done) {
+  const size_t puts = (pieces.size() + kMostDevicePieces - 1) / kMostDevicePieces;
+  const Done put_done = DoneAfter(puts, std::move(done));
+  for (; !pieces.empty(); pieces = pieces.subspan(std::min(pieces.size(), kMostDevicePieces))) {
+    const auto these = pieces.first(std::min(pieces.size(), kMostDevicePieces));
+    const DevicePutHeader header = {
+        .prefix = {process_, uint32_t(endpoint.id.value), endpoint.puts++},
+        .region = region,
+        .exported_bytes = from.exported.size()};
+    Buffer payload = buffers_->Get(from.exported.size() + these.size() * sizeof(DevicePiece));
+    std::memcpy(payload.data(), from.exported.data(), from.exported.size());
+    std::byte* to = payload.data() + from.exported.size();
+    for (const Piece& piece : these) {
+      const DevicePiece wire = {.address = piece.remote_address,
+                                .offset = uint64_t(piece.local.data() - from.base),
+                                .bytes = piece.local.size()};
+      std::memcpy(to, &wire, sizeof(wire));
+      to += sizeof(wire);
+    }
+    endpoint.device_puts[header.prefix.sequence] = put_done;
+    const std::span<const std::byte> bytes = payload;
+    SendActive(endpoint.id, kDevicePutId, ToBytes(header), bytes, std::move(payload), {});
+  }
 }
 
 void UcxTransport::Flush(EndpointId id, Done done) {
@@ -438,11 +510,13 @@ ucs_status_t UcxTransport::OnFlushReply(const void* header, size_t header_bytes)
   if (!FromBytes(header, header_bytes, &reply)) return UCS_OK;
   const auto it = endpoints_.find(reply.prefix.endpoint);  // of ours, as we told
   if (it == endpoints_.end()) return UCS_OK;
-  const auto flush = it->second->flushes.find(reply.flush);
-  if (flush == it->second->flushes.end()) return UCS_OK;
-  const auto status = ucs_status_t(-int(reply.code));
-  Later(std::move(flush->second), FromUcs(status, "a put was refused by its target"));
-  it->second->flushes.erase(flush);
+  const absl::Status status =
+      FromUcs(ucs_status_t(-int(reply.code)), "a put was refused by its target");
+  auto& puts = it->second->device_puts;
+  for (auto put = puts.begin(); put != puts.end() && put->first < reply.puts; put = puts.erase(put))
+    Later(std::move(put->second), status);
+  if (auto flush = it->second->flushes.extract(reply.flush); !flush.empty())
+    Later(std::move(flush.mapped()), status);
   return UCS_OK;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/peer_memory.h"
 #include "kv_transfer/transport.h"
 
 namespace baleen::kv_transfer {
@@ -17,9 +18,10 @@ struct UcxOptions {
   Duration spin = std::chrono::microseconds(20);
   size_t keep_buffer_bytes = size_t{256} << 20;  // idle receive buffers kept for the next message
   std::map<std::string, std::string> config;     // further UCX settings, names without "UCX_"
+  PeerMemory* peer_memory = nullptr;  // for regions of MemoryKind::kDevice; outlives the transport
 };
 
-// The wire over UCX: one context, one worker, one owner thread. Host memory.
+// The wire over UCX: one context, one worker, one owner thread.
 //
 // A put is an active message that the *owner* of the memory carries out: it checks the region and
 // the bounds, then copies a small put out of the message, or fetches a large one straight into
@@ -28,6 +30,10 @@ struct UcxOptions {
 // once fetches under way have ended. ucp_put_nbx is not used on host memory: over tcp and shared
 // memory UCX 1.13 emulates it, twice as slow, without bounds check, and crashes when an endpoint is
 // closed while acknowledgements of such puts wait (docs/decisions/0005-transfer-fences.md).
+//
+// A put between device memories is an active message too, of many pieces: the owner's device
+// fetches them out of the sender's (PeerMemory) and the answer ends the put. The bytes never pass
+// through UCX, which need not know of devices.
 //
 // Endpoints have error mode PEER; shared memory allows that only with MM_ERROR_HANDLING=y, which is
 // set. A rendezvous may be overtaken by later small messages: they carry a sequence number and are

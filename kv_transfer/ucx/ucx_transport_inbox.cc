@@ -10,10 +10,12 @@
 namespace baleen::kv_transfer {
 
 UcxInbox::UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers,
-                   std::vector<Transport::Task>* events, Callbacks callbacks)
+                   std::vector<Transport::Task>* events, PeerMemory* peer_memory,
+                   Callbacks callbacks)
     : self_(self),
       buffers_(std::move(buffers)),
       events_(events),
+      peer_memory_(peer_memory),
       callbacks_(std::move(callbacks)) {}
 
 UcxInbox::~UcxInbox() {
@@ -45,6 +47,12 @@ absl::Status UcxInbox::Start(ucp_worker_h worker) {
                         size_t bytes, const ucp_am_recv_param_t* param) {
         static_cast<UcxInbox*>(self)->OnPut(header, header_bytes, data, bytes,
                                             param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
+        return UCS_OK;
+      }));
+  BALEEN_RETURN_IF_ERROR(
+      handle(kDevicePutId, [](void* self, const void* header, size_t header_bytes, void* data,
+                              size_t bytes, const ucp_am_recv_param_t*) {
+        static_cast<UcxInbox*>(self)->OnDevicePut(header, header_bytes, data, bytes);
         return UCS_OK;
       }));
   return handle(kFlushId, [](void* self, const void* header, size_t header_bytes, void*, size_t,
@@ -164,7 +172,7 @@ void UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t
   const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
   // A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's send complete.
   if (stream == nullptr || !Bind(stream)) return;
-  std::byte* const to = Destination(put, bytes);
+  std::byte* const to = Destination(MemoryKind::kHost, put.region, put.address, bytes);
   if (to == nullptr) return OnPutOver(*stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
   if (rendezvous) {
     ++stream->puts_arriving;
@@ -174,14 +182,70 @@ void UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t
   OnPutOver(*stream, put.prefix.sequence, UCS_OK);
 }
 
-// Where it may write; nullptr when the put does not lie inside a region.
-std::byte* UcxInbox::Destination(const PutHeader& put, size_t bytes) const {
-  const auto it = regions_.find(put.region);
-  if (it == regions_.end()) return nullptr;
+// Where it may write; nullptr when that does not lie inside a region of this kind.
+std::byte* UcxInbox::Destination(MemoryKind kind, uint64_t region, uint64_t address,
+                                 size_t bytes) const {
+  const auto it = regions_.find(region);
+  if (it == regions_.end() || it->second.kind != kind) return nullptr;
   const auto base = reinterpret_cast<uint64_t>(it->second.base);
-  const bool inside = put.address >= base && put.address - base <= it->second.bytes &&
-                      bytes <= it->second.bytes - (put.address - base);
-  return inside ? it->second.base + (put.address - base) : nullptr;
+  const bool inside = address >= base && address - base <= it->second.bytes &&
+                      bytes <= it->second.bytes - (address - base);
+  return inside ? it->second.base + (address - base) : nullptr;
+}
+
+void UcxInbox::OnDevicePut(const void* header, size_t header_bytes, const void* data,
+                           size_t bytes) {
+  DevicePutHeader put = {};
+  if (!FromBytes(header, header_bytes, &put)) return;
+  const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
+  if (stream == nullptr || !Bind(stream)) return;
+  const uint32_t sequence = put.prefix.sequence;
+  stream->flushes.push_back({.prefix = put.prefix, .puts = sequence + 1});
+  const auto pieces = Pieces(*stream, put, {static_cast<const char*>(data), bytes});
+  if (!pieces.ok()) {
+    spdlog::error("a put between devices was refused: {}", pieces.status().ToString());
+    return OnPutOver(*stream, sequence, UCS_ERR_UNREACHABLE);
+  }
+  ++stream->puts_arriving;
+  copies_.push_back({peer_memory_->Copy(*pieces), stream, sequence});
+}
+
+absl::StatusOr<std::vector<PeerMemory::Piece>> UcxInbox::Pieces(Stream& stream,
+                                                                const DevicePutHeader& put,
+                                                                absl::string_view payload) {
+  if (peer_memory_ == nullptr) return absl::UnimplementedError("no memory of a device here");
+  if (put.exported_bytes > payload.size() ||
+      (payload.size() - put.exported_bytes) % sizeof(DevicePiece) != 0)
+    return absl::InvalidArgumentError("cut off");
+  auto& mapping = stream.mappings[std::string(payload.substr(0, put.exported_bytes))];
+  if (mapping == nullptr) {
+    BALEEN_ASSIGN_OR_RETURN(mapping, peer_memory_->Import(payload.substr(0, put.exported_bytes)));
+  }
+  payload.remove_prefix(put.exported_bytes);
+  std::vector<PeerMemory::Piece> pieces;
+  for (; !payload.empty(); payload.remove_prefix(sizeof(DevicePiece))) {
+    DevicePiece piece = {};
+    std::memcpy(&piece, payload.data(), sizeof(piece));
+    std::byte* const to = Destination(MemoryKind::kDevice, put.region, piece.address, piece.bytes);
+    const bool inside =
+        piece.offset <= mapping->bytes && piece.bytes <= mapping->bytes - piece.offset;
+    if (to == nullptr || !inside) return absl::OutOfRangeError("not inside both regions");
+    if (piece.bytes > 0) pieces.push_back({to, mapping->base + piece.offset, piece.bytes});
+  }
+  return pieces;
+}
+
+bool UcxInbox::PollCopies() {
+  if (copies_.empty()) return false;
+  const uint64_t finished = peer_memory_->Finished();
+  bool any = false;
+  for (; !copies_.empty() && copies_.front().number <= finished; any = true) {
+    const DeviceCopy over = std::move(copies_.front());
+    copies_.pop_front();
+    --over.stream->puts_arriving;
+    OnPutOver(*over.stream, over.sequence, UCS_OK);
+  }
+  return any;
 }
 
 void UcxInbox::OnPutOver(Stream& stream, uint32_t sequence, ucs_status_t status) {

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/peer_memory.h"
 #include "kv_transfer/buffer.h"
 #include "kv_transfer/transport.h"
 #include "kv_transfer/ucx/handle.h"
@@ -23,7 +26,8 @@ class UcxInbox {
   // to an endpoint of ours: one connection attempt there for one here. So the end of ours is the
   // end of theirs, and says nothing of the next one that may be arriving already.
   struct Stream {
-    // Fetches into our regions under way; the last one to end of a fenced stream calls puts_ended.
+    // Fetches into our regions under way, over UCX or by the device; the last one to end of a
+    // fenced stream calls puts_ended.
     int puts_arriving = 0;
 
    private:
@@ -43,6 +47,8 @@ class UcxInbox {
     std::set<uint32_t> put_done;
     ucs_status_t put_status = UCS_OK;  // the first that could not be carried out
     std::vector<FlushHeader> flushes;  // not answered
+    // What its device puts fetch from, by what was exported.
+    std::map<std::string, std::shared_ptr<const PeerMemory::Mapping>> mappings;
     bool fenced = false;
   };
   struct Callbacks {
@@ -54,18 +60,22 @@ class UcxInbox {
     std::function<void()> puts_ended;
   };
 
-  // `events` must outlive it.
+  struct Region {
+    MemoryKind kind;
+    std::byte* base;
+    size_t bytes;
+  };
+
+  // `events` and `peer_memory` (may be nullptr) must outlive it.
   UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers, std::vector<Transport::Task>* events,
-           Callbacks callbacks);
+           PeerMemory* peer_memory, Callbacks callbacks);
   // After the worker is gone.
   ~UcxInbox();
 
   // Installs the receive handlers; `worker` must not make progress after this object's end.
   absl::Status Start(ucp_worker_h worker);
 
-  void AddRegion(uint64_t region, std::byte* base, size_t bytes) {
-    regions_[region] = {base, bytes};
-  }
+  void AddRegion(uint64_t id, const Region& region) { regions_[id] = region; }
   void RemoveRegion(uint64_t region) { regions_.erase(region); }
   bool HasRegion(uint64_t region) const { return regions_.count(region) > 0; }
 
@@ -77,11 +87,11 @@ class UcxInbox {
   // way go on: nothing more is written once puts_arriving is 0.
   void Fence(Stream& stream);
 
+  // The device's copies that have ended: their puts are over. Was there any?
+  bool PollCopies();
+  bool fetching() const { return !arrivals_.empty() || !copies_.empty(); }
+
  private:
-  struct Region {
-    std::byte* base;
-    size_t bytes;
-  };
   struct Peer {
     uint32_t ended = 0;  // this endpoint of its and older ones are fenced
     std::shared_ptr<Stream> newest;
@@ -93,13 +103,22 @@ class UcxInbox {
     std::shared_ptr<Stream::Incoming> message;  // nullptr: a put
   };
 
+  struct DeviceCopy {
+    uint64_t number;  // of PeerMemory
+    std::shared_ptr<Stream> stream;
+    uint32_t sequence;
+  };
+
   std::shared_ptr<Stream> StreamOf(const Prefix& prefix);
   void OnMessage(const void* header, size_t header_bytes, void* data, size_t bytes,
                  bool rendezvous);
   void OnPut(const void* header, size_t header_bytes, void* data, size_t bytes, bool rendezvous);
+  void OnDevicePut(const void* header, size_t header_bytes, const void* data, size_t bytes);
   void OnFlush(const void* header, size_t header_bytes);
   bool Bind(const std::shared_ptr<Stream>& stream);  // is it bound now?
-  std::byte* Destination(const PutHeader& put, size_t bytes) const;
+  std::byte* Destination(MemoryKind kind, uint64_t region, uint64_t address, size_t bytes) const;
+  absl::StatusOr<std::vector<PeerMemory::Piece>> Pieces(Stream& stream, const DevicePutHeader& put,
+                                                        absl::string_view payload);
   void Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes);
   void OnFetched(Arrival* arrival, ucs_status_t status);
   void DeliverReady(const std::shared_ptr<Stream>& stream);
@@ -110,12 +129,14 @@ class UcxInbox {
   const uint64_t self_;
   const std::shared_ptr<BufferPool> buffers_;
   std::vector<Transport::Task>* const events_;
+  PeerMemory* const peer_memory_;
   const Callbacks callbacks_;
   ucp_worker_h worker_ = nullptr;
   std::map<uint64_t, Region> regions_;
   std::map<uint64_t, Peer> peers_;  // by process; what is kept of a gone one is 20 bytes
   std::shared_ptr<Stream> delivering_;
   std::set<Arrival*> arrivals_;
+  std::deque<DeviceCopy> copies_;  // under way, in their order
 };
 
 }  // namespace baleen::kv_transfer

@@ -12,24 +12,38 @@ namespace baleen::kv_transfer {
 
 // The headers of our active messages, in the byte order of the machine (all of a cluster are alike:
 // the frame inside says so), and how addresses and keys travel.
-enum : unsigned { kMessageId = 0, kPutId = 1, kFlushId = 2, kFlushReplyId = 3 };
+enum : unsigned { kMessageId = 0, kPutId = 1, kFlushId = 2, kFlushReplyId = 3, kDevicePutId = 4 };
 
 // Begins every header: who sent it over which of its endpoints.
 struct Prefix {
   uint64_t process;
   uint32_t endpoint;
-  uint32_t sequence;  // of kMessageId and kPutId, each counted from 0 within the endpoint
+  uint32_t sequence;  // of kMessageId, and of both kinds of put; each from 0 within the endpoint
 };
 struct PutHeader {
   Prefix prefix;
   uint64_t region;
   uint64_t address;
 };
+// A put from device memory. The payload is what PeerMemory::Export said of the sender's region,
+// then DevicePieces: the target's device fetches them from there.
+struct DevicePutHeader {
+  Prefix prefix;
+  uint64_t region;
+  uint64_t exported_bytes;
+};
+struct DevicePiece {
+  uint64_t address;  // in the target's region
+  uint64_t offset;   // in the sender's
+  uint64_t bytes;
+};
+inline constexpr size_t kMostDevicePieces = 128;  // of one put: 3 KB, which UCX sends at once
+
 struct FlushHeader {  // also of the reply, whose prefix.endpoint is the asker's
   Prefix prefix;
-  uint64_t flush;
-  uint32_t puts;  // answer once this many puts are carried out
-  uint32_t code;  // reply: ucs_status_t of the first put that could not be, negated
+  uint64_t flush;  // 0 in the reply to a device put, which is answered like a flush after it
+  uint32_t puts;   // answer once this many puts are carried out
+  uint32_t code;   // reply: ucs_status_t of the first put that could not be, negated
 };
 
 template <typename Header>

@@ -336,9 +336,10 @@ TEST_F(Links, PagesGoOnlyInsideTheExportedPool) {
   hub_.Run();
   const Bytes bytes(900, std::byte{5});
   std::vector<absl::StatusCode> codes;
+  const auto done = [&](const absl::Status& s) { codes.push_back(s.code()); };
   const auto put = [&](size_t size, int page, size_t offset) {
-    a.links->PutPage(link, std::span(bytes).first(size), PageId{page}, offset,
-                     [&](const absl::Status& s) { codes.push_back(s.code()); });
+    const LinkTable::PagePut one = {std::span(bytes).first(size), PageId{page}};
+    a.links->PutPages(link, {&one, 1}, offset, done);
   };
   put(900, 3, 0);
   put(900, 4, 0);
@@ -346,9 +347,15 @@ TEST_F(Links, PagesGoOnlyInsideTheExportedPool) {
   put(900, 0, 1);
   put(1, 0, 901);
   put(100, 0, 800);
+  const LinkTable::PagePut one_is_bad[] = {{bytes, PageId{1}}, {bytes, PageId{4}}};
+  const LinkTable::PagePut all_good[] = {{bytes, PageId{2}}, {bytes, PageId{3}}};
+  a.links->PutPages(link, one_is_bad, 0, done);
+  a.links->PutPages(link, all_good, 0, done);
   hub_.Run();
-  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kOk), 2);
-  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kOutOfRange), 4);
+  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kOk), 3);
+  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kOutOfRange), 5);
+  EXPECT_EQ(pool[1000], std::byte{0});
+  EXPECT_EQ(pool[2 * 1000 + 899], std::byte{5});
   EXPECT_EQ(pool[3 * 1000 + 899], std::byte{5});
   EXPECT_EQ(pool[800], std::byte{5});
   EXPECT_EQ(pool[799], std::byte{0});

@@ -29,7 +29,8 @@ class Loopback : public ::testing::Test {
   }
   void Put(std::byte value, size_t at, size_t size = 8) {
     source_.assign(size, value);
-    a_->Put(endpoint_, source_, reinterpret_cast<uint64_t>(memory_.data()) + at, key_, Note());
+    const Transport::Piece piece = {source_, reinterpret_cast<uint64_t>(memory_.data()) + at};
+    a_->Put(endpoint_, {&piece, 1}, key_, Note());
   }
   void Send(int header, size_t bytes) {
     const std::byte h[] = {std::byte(header)};

@@ -128,10 +128,10 @@ class Peer {
   void PutOne(Incarnation decode) {
     const auto link = links_->Find(decode);
     if (!link) return;
-    links_->PutPage(*link, {memory_.data(), page_bytes_}, PageId{0}, 0,
-                    [this, decode](const absl::Status& s) {
-                      if (s.ok()) PutOne(decode);
-                    });
+    const LinkTable::PagePut put = {.local = {memory_.data(), page_bytes_}, .page = PageId{0}};
+    links_->PutPages(*link, {&put, 1}, 0, [this, decode](const absl::Status& s) {
+      if (s.ok()) PutOne(decode);
+    });
   }
 
   std::vector<std::byte> memory_;

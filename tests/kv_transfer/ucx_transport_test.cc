@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/mutex.h"
 #include "kv_transfer/kv_receiver.h"
+#include "testing/host_peer_memory.h"
 #include "testing/status_matchers.h"
 #include "tests/kv_transfer/page_pattern.h"
 #include "tests/kv_transfer/peer_process.h"
@@ -389,7 +390,8 @@ class UcxPair : public ::testing::TestWithParam<const char*> {
     source_.assign(bytes, value);
     auto over = std::make_shared<std::promise<absl::Status>>();
     a_->Post([this, address, over] {
-      a_->Put(there_, source_, address, imported_, [](const absl::Status&) {});
+      const Transport::Piece piece = {source_, address};
+      a_->Put(there_, {&piece, 1}, imported_, [](const absl::Status&) {});
       a_->Flush(there_, [over](const absl::Status& s) { over->set_value(s); });
     });
     auto future = over->get_future();
@@ -487,12 +489,168 @@ TEST_P(UcxPair, TheOldConnectionsCloseLeavesThePeersNewOneAlone) {
   RunOn(*b_, [&] { b_->SetReceiver([](std::span<const std::byte>, Buffer) {}); });
 }
 
+// More than the wire's queue holds, with no timer and no answer to wake anybody.
+TEST_P(UcxPair, AFullQueueMovesOnByItself) {
+  constexpr int kMessages = 20'000;
+  std::atomic<int> arrived{0}, sent{0};
+  RunOn(*b_, [&] { b_->SetReceiver([&](std::span<const std::byte>, Buffer) { ++arrived; }); });
+  const std::vector<std::byte> bytes(4000, std::byte{7});
+  const std::span<const std::byte> payload = bytes;
+  RunOn(*a_, [&] {
+    for (int i = 0; i < kMessages; ++i)
+      a_->Send(there_, {}, {&payload, 1}, [&](const absl::Status& s) { sent += s.ok(); });
+  });
+  EXPECT_TRUE(Eventually([&] { return arrived == kMessages && sent == kMessages; }))
+      << arrived << " arrived, " << sent << " sent";
+}
+
 TEST_P(UcxPair, ClosingCancelsWhatIsUnderWay) {
   RunOn(*b_, [&] { b_->Close(back_, [] {}); });  // so that nothing answers
   std::promise<absl::Status> flushed;
   RunOn(*a_, [&] { a_->Flush(there_, [&](absl::Status s) { flushed.set_value(std::move(s)); }); });
   RunOn(*a_, [&] { a_->Close(there_, [] {}); });
   EXPECT_EQ(flushed.get_future().get().code(), absl::StatusCode::kCancelled);
+}
+
+// Two transports of this process whose pages are on a device.
+class UcxDevicePair : public ::testing::Test {
+ protected:
+  static constexpr size_t kPage = 1000;
+  static constexpr int kCount = 300;  // more than one put's pieces
+
+  void SetUp() override {
+    source_.resize(kPage * kCount);
+    for (size_t i = 0; i < source_.size(); ++i) source_[i] = std::byte(i * 31 % 251);
+    target_.assign(kPage * kCount, std::byte{0});
+    for (auto [transport, device] : {std::pair{&a_, &device_a_}, std::pair{&b_, &device_b_}}) {
+      auto made =
+          CreateUcxTransport({.name = "device", .transports = "shm", .peer_memory = device});
+      BALEEN_ASSERT_OK(made);
+      *transport = *std::move(made);
+    }
+    RunOn(*b_, [&] {
+      const auto region = b_->RegisterRegion(MemoryKind::kDevice, target_.data(), target_.size());
+      key_ = *b_->PackRemoteKey(*region);
+      back_ = *b_->Open(a_->LocalAddress());
+    });
+    RunOn(*a_, [&] {
+      BALEEN_EXPECT_OK(a_->RegisterRegion(MemoryKind::kDevice, source_.data(), source_.size()));
+      there_ = *a_->Open(b_->LocalAddress());
+      imported_ = *a_->ImportKey(there_, key_);
+    });
+  }
+  void TearDown() override { a_.reset(), b_.reset(); }
+
+  // Page i to page kCount - 1 - i.
+  std::vector<Transport::Piece> AllPages() {
+    std::vector<Transport::Piece> pieces;
+    for (int i = 0; i < kCount; ++i)
+      pieces.push_back(
+          {{source_.data() + size_t(i) * kPage, kPage},
+           reinterpret_cast<uint64_t>(target_.data()) + size_t(kCount - 1 - i) * kPage});
+    return pieces;
+  }
+  struct Outcome {
+    std::future<absl::Status> put, flushed;
+  };
+  Outcome Put(std::vector<Transport::Piece> pieces) {
+    auto put = std::make_shared<std::promise<absl::Status>>(),
+         flushed = std::make_shared<std::promise<absl::Status>>();
+    Outcome outcome = {put->get_future(), flushed->get_future()};
+    RunOn(*a_, [&] {
+      a_->Put(there_, pieces, imported_, [put](const absl::Status& s) { put->set_value(s); });
+      a_->Flush(there_, [flushed](const absl::Status& s) { flushed->set_value(s); });
+    });
+    return outcome;
+  }
+
+  baleen::testing::HostPeerMemory device_a_, device_b_;
+  std::vector<std::byte> source_, target_;
+  std::unique_ptr<Transport> a_, b_;
+  std::string key_;
+  EndpointId there_, back_;
+  RemoteKeyId imported_;
+};
+
+TEST_F(UcxDevicePair, PagesAreFetchedByTheTargetsDeviceManyAtOnce) {
+  Outcome outcome = Put(AllPages());
+  BALEEN_EXPECT_OK(outcome.put.get());
+  BALEEN_EXPECT_OK(outcome.flushed.get());
+  for (int i = 0; i < kCount; ++i)
+    ASSERT_EQ(std::memcmp(target_.data() + size_t(kCount - 1 - i) * kPage,
+                          source_.data() + size_t(i) * kPage, kPage),
+              0)
+        << i;
+  EXPECT_EQ(device_b_.copies, 3);
+  EXPECT_EQ(device_b_.imports, 1);
+  EXPECT_EQ(device_a_.copies, 0);
+  RunOn(*a_, [&] { EXPECT_THAT(a_->WireName(there_), HasSubstr("+cuda_ipc")); });
+}
+
+TEST_F(UcxDevicePair, NeitherPutNorFlushEndsBeforeTheCopies) {
+  device_b_.hold = true;
+  Outcome outcome = Put(AllPages());
+  ASSERT_TRUE(Eventually([&] { return device_b_.copies == 3; }));
+  EXPECT_EQ(outcome.put.wait_for(milliseconds(50)), std::future_status::timeout);
+  EXPECT_EQ(outcome.flushed.wait_for(milliseconds(0)), std::future_status::timeout);
+  device_b_.hold = false;
+  BALEEN_EXPECT_OK(outcome.put.get());
+  BALEEN_EXPECT_OK(outcome.flushed.get());
+}
+
+TEST_F(UcxDevicePair, WhatIsNotInsideBothRegionsIsRefused) {
+  const auto begin = reinterpret_cast<uint64_t>(target_.data());
+  std::vector<std::byte> host(kPage);
+  for (const Transport::Piece& bad :
+       {Transport::Piece{{source_.data(), kPage}, begin + target_.size() - kPage + 1},
+        Transport::Piece{{source_.data(), kPage}, begin - 1},
+        Transport::Piece{{source_.data() + source_.size() - 1, 2}, begin},
+        Transport::Piece{{host.data(), kPage}, begin}}) {  // bytes of the host into a device's
+    Outcome outcome = Put({bad});
+    EXPECT_THAT(outcome.flushed.get(), ::testing::Not(IsOk()));
+  }
+  EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0}), ptrdiff_t(target_.size()));
+  EXPECT_EQ(device_b_.copies, 0);
+}
+
+// An empty piece asks whether the peer can reach our memory at all.
+TEST_F(UcxDevicePair, MemoryThatCannotBeMappedIsAnErrorOfThePut) {
+  const Transport::Piece nothing = {{source_.data(), 0},
+                                    reinterpret_cast<uint64_t>(target_.data())};
+  BALEEN_EXPECT_OK(Put({nothing}).flushed.get());
+  SetUp();
+  device_b_.refuse = true;
+  Outcome outcome = Put({nothing});
+  EXPECT_THAT(outcome.put.get(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("refused by its target")));
+  EXPECT_THAT(outcome.flushed.get(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("refused by its target")));
+}
+
+// While the device still copies into its pages, the target's end is not closed.
+TEST_F(UcxDevicePair, AnEndIsClosedOnceItsCopiesAreOver) {
+  device_b_.hold = true;
+  Outcome outcome = Put(AllPages());
+  ASSERT_TRUE(Eventually([&] { return device_b_.copies == 3; }));
+  std::promise<void> closed;
+  auto over = closed.get_future();
+  b_->Post([&] { b_->Close(back_, [&] { closed.set_value(); }); });
+  EXPECT_EQ(over.wait_for(milliseconds(50)), std::future_status::timeout);
+  device_b_.hold = false;
+  EXPECT_EQ(over.wait_for(seconds(5)), std::future_status::ready);
+  RunOn(*a_, [&] { a_->Close(there_, [] {}); });
+  EXPECT_EQ(outcome.put.get().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(outcome.flushed.get().code(), absl::StatusCode::kCancelled);
+}
+
+TEST(UcxTransport, DeviceRegionsNeedADevice) {
+  auto transport = CreateUcxTransport({.name = "x", .transports = "shm"});
+  BALEEN_ASSERT_OK(transport);
+  std::byte memory[8];
+  RunOn(**transport, [&] {
+    EXPECT_THAT((*transport)->RegisterRegion(MemoryKind::kDevice, memory, 8),
+                StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("device")));
+  });
 }
 
 TEST(UcxTransport, UnknownTransportIsRefusedByName) {

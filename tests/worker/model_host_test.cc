@@ -53,6 +53,8 @@ TEST(ModelOptions, BadValuesNameTheField) {
   EXPECT_THAT(error([](auto& c) { c.set_memory_fraction(1.5); }),
               HasSubstr("worker.memory_fraction: 1.5"));
   EXPECT_THAT(error([](auto& c) { c.set_cpu_threads(0); }), HasSubstr("worker.cpu_threads"));
+  EXPECT_THAT(error([](auto& c) { c.set_pages_by("mail"); }),
+              HasSubstr("worker.pages_by: \"mail\""));
 }
 
 TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
@@ -60,7 +62,7 @@ TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
   for (int stage = 0; stage < 4; ++stage) {
     const auto host = ModelHost::Create(Options(), Split::kPipelineStage, stage, 4, kLimits);
     BALEEN_ASSERT_OK(host);
-    EXPECT_EQ((*host)->stage_offset(), end);
+    EXPECT_EQ((*host)->pool_view().page_offset, end);
     end += (*host)->layout().PageBytes();
     EXPECT_LE(end, (*host)->whole_layout().PageBytes());
     if (stage == 3) {
@@ -100,6 +102,19 @@ TEST(ModelHost, ACheckpointThatIsNotThereAndTooLongAContextAreClearErrors) {
   longer.max_context = 20000;
   EXPECT_THAT(ModelHost::Create(longer, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("worker.max_context: 20000")));
+}
+
+TEST(ModelHost, PagesOfACpuGoByHostMemoryAndNothingElse) {
+  ModelOptions options = Options();
+  options.pages_by = "host";
+  const auto host = ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits);
+  BALEEN_ASSERT_OK(host);
+  EXPECT_EQ((*host)->peer_memory(), nullptr);
+  EXPECT_EQ((*host)->pool_view().memory, kv_transfer::MemoryKind::kHost);
+  options.pages_by = "cuda_ipc";
+  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("worker.pages_by: cuda_ipc: memory of cpu is not shared")));
 }
 
 TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {

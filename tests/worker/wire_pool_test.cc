@@ -30,7 +30,7 @@ class Device : public ::testing::Test {
 
 TEST_F(Device, HostMemoryIsItsOwnWire) {
   baleen::testing::MemoryBackend host;
-  const auto wire = WirePool::Create(host, pool(), kPageBytes, kPages);
+  const auto wire = WirePool::Create(host, pool(), kPageBytes, kPages, /*shared=*/false);
   BALEEN_ASSERT_OK(wire);
   EXPECT_EQ((*wire)->base(), pool());
   const std::vector<uint8_t> before = pool_;
@@ -39,8 +39,14 @@ TEST_F(Device, HostMemoryIsItsOwnWire) {
   EXPECT_EQ(pool_, before);
 }
 
+TEST_F(Device, ASharedPoolIsItsOwnWire) {
+  const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages, /*shared=*/true);
+  BALEEN_ASSERT_OK(wire);
+  EXPECT_EQ((*wire)->base(), pool());
+}
+
 TEST_F(Device, CopiesThePagesThatAreNamedAndNoOthers) {
-  const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages);
+  const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages, /*shared=*/false);
   BALEEN_ASSERT_OK(wire);
   ASSERT_NE((*wire)->base(), pool());
   (*wire)->ToWire(std::vector<PageId>{{3}, {0}});
@@ -53,7 +59,7 @@ TEST_F(Device, CopiesThePagesThatAreNamedAndNoOthers) {
 }
 
 TEST_F(Device, BringsArrivedPagesIntoThePool) {
-  const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages);
+  const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages, /*shared=*/false);
   BALEEN_ASSERT_OK(wire);
   const std::vector<uint8_t> before = pool_;
   for (size_t i = 0; i < kPageBytes * kPages; ++i) (*wire)->base()[i] = std::byte{0xAB};

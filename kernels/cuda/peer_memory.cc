@@ -1,0 +1,111 @@
+#include "kernels/cuda/peer_memory.h"
+
+#include <cstring>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/peer_copy.h"
+
+namespace baleen::kernels::cuda {
+namespace {
+
+struct Exported {
+  cudaIpcMemHandle_t handle;
+  uint64_t bytes;
+};
+
+// What failed without harm to the device; the error is not left for the next call to find.
+absl::Status Refused(cudaError_t error, const char* what) {
+  cudaGetLastError();
+  return absl::FailedPreconditionError(
+      absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error)));
+}
+
+class CudaPeerMemory final : public PeerMemory {
+ public:
+  explicit CudaPeerMemory(int device) : device_(device) {
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    BALEEN_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  }
+  ~CudaPeerMemory() override {
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    for (cudaEvent_t event : running_) idle_.push_back(event);
+    for (cudaEvent_t event : idle_) BALEEN_CUDA_CHECK(cudaEventDestroy(event));
+    BALEEN_CUDA_CHECK(cudaStreamDestroy(stream_));
+  }
+
+  absl::StatusOr<std::string> Export(const std::byte* base, size_t bytes) override {
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    Exported exported = {.handle = {}, .bytes = bytes};
+    const cudaError_t error = cudaIpcGetMemHandle(&exported.handle, const_cast<std::byte*>(base));
+    if (error != cudaSuccess) return Refused(error, "sharing memory with other processes");
+    return std::string(reinterpret_cast<const char*>(&exported), sizeof(exported));
+  }
+
+  absl::StatusOr<std::shared_ptr<const Mapping>> Import(absl::string_view bytes) override {
+    Exported exported;
+    if (bytes.size() != sizeof(exported))
+      return absl::InvalidArgumentError("cuda: not a handle of memory");
+    std::memcpy(&exported, bytes.data(), sizeof(exported));
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    void* base = nullptr;
+    const cudaError_t error =
+        cudaIpcOpenMemHandle(&base, exported.handle, cudaIpcMemLazyEnablePeerAccess);
+    if (error != cudaSuccess) return Refused(error, "mapping a peer's memory");
+    return std::shared_ptr<const Mapping>(
+        new Mapping{static_cast<const std::byte*>(base), size_t(exported.bytes)},
+        [device = device_](const Mapping* mapping) {
+          BALEEN_CUDA_CHECK(cudaSetDevice(device));
+          BALEEN_CUDA_CHECK(cudaIpcCloseMemHandle(const_cast<std::byte*>(mapping->base)));
+          delete mapping;
+        });
+  }
+
+  uint64_t Copy(std::span<const Piece> pieces) override {
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    LaunchPeerCopy(pieces, stream_);
+    cudaEvent_t event = nullptr;
+    if (idle_.empty()) {
+      BALEEN_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    } else {
+      event = idle_.back();
+      idle_.pop_back();
+    }
+    BALEEN_CUDA_CHECK(cudaEventRecord(event, stream_));
+    running_.push_back(event);
+    return finished_ + running_.size();
+  }
+
+  uint64_t Finished() override {
+    while (!running_.empty()) {
+      const cudaError_t state = cudaEventQuery(running_.front());
+      if (state == cudaErrorNotReady) break;
+      BALEEN_CUDA_CHECK(state);
+      idle_.push_back(running_.front());
+      running_.pop_front();
+      ++finished_;
+    }
+    return finished_;
+  }
+
+  const char* name() const override { return "cuda_ipc"; }
+
+ private:
+  const int device_;
+  cudaStream_t stream_ = nullptr;
+  std::deque<cudaEvent_t> running_;  // after each copy that has not ended
+  std::vector<cudaEvent_t> idle_;
+  uint64_t finished_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<PeerMemory> MakeCudaPeerMemory(int device) {
+  return std::make_unique<CudaPeerMemory>(device);
+}
+
+}  // namespace baleen::kernels::cuda
