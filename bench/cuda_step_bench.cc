@@ -283,6 +283,7 @@ class Process {
     launched_.emplace(*forward_, PassOptions(false));
     const auto begin = std::chrono::steady_clock::now();
     recorded_.emplace(*forward_, PassOptions(true));
+    recorded_->Record();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     std::printf("recording of all shapes: %.1f s\n", took.count());
     return absl::OkStatus();

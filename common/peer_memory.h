@@ -12,14 +12,15 @@
 namespace baleen {
 
 // Memory of a device that processes of one machine may map into each other, and copies from there.
-// A process copies only into memory of its own, so nobody writes what he does not own.
+// Of page pools a process only reads what it mapped and writes its own, so that nobody writes into
+// pages that were given to another; an expert exchange's windows are there to be written.
 //
 // Threads: Export anywhere; everything else on one thread (the transport's).
 class PeerMemory {
  public:
   // A peer's memory as this process sees it; ends with the last reference.
   struct Mapping {
-    const std::byte* base;
+    std::byte* base;
     size_t bytes;
   };
   struct Piece {

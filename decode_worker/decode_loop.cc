@@ -54,7 +54,7 @@ absl::Status DecodeLoop::RunUntilExit() {
       SayGoodbye();
       return absl::OkStatus();
     }
-    if (plan.total_sequences > 0) BALEEN_RETURN_IF_ERROR(Step());
+    if (plan.total_sequences > 0) BALEEN_RETURN_IF_ERROR(Step(plan));
   }
 }
 
@@ -84,15 +84,15 @@ StepProposal DecodeLoop::Propose() const {
           .exit = exit_.load(std::memory_order_relaxed)};
 }
 
-absl::Status DecodeLoop::Step() {
+absl::Status DecodeLoop::Step(const StepPlan& plan) {
   const TimePoint start = SteadyClock().Now();
   batch_.clear();
   for (const auto& r : running_) batch_.push_back(&r->sequence);
   step_start_.store(start.time_since_epoch().count(), std::memory_order_relaxed);
-  std::vector<engine::StepOutput> outputs = step_.Run(batch_);
+  std::vector<engine::StepOutput> outputs = step_.Run(batch_, plan.most_sequences);
   step_start_.store(0, std::memory_order_relaxed);
   // A rank that vanished in the middle leaves numbers that mean nothing.
-  BALEEN_RETURN_IF_ERROR(mesh_.status());
+  BALEEN_RETURN_IF_ERROR(callbacks_.exchanged());
   metrics_.step_seconds.Observe(SecondsSince(start));
   metrics_.batch_sequences.Observe(double(running_.size()));
   if (running_.empty()) metrics_.idle_steps.Increment();

@@ -26,10 +26,12 @@ namespace baleen::decode_worker {
 // Threads: Run on the step thread; Stop, RequestExit, accept_length, step_start from any.
 class DecodeLoop {
  public:
-  // Both are called on the step thread.
+  // All are called on the step thread.
   struct Callbacks {
     // The pages of a request's prompt, before its first step (WirePool::FromWire).
     std::function<void(std::span<const PageId>)> from_wire;
+    // After a step: has every rank taken part in its exchanges?
+    std::function<absl::Status()> exchanged;
     // All ranks have agreed to end: siblings that vanish from now on are no failure.
     std::function<void()> agreed;
   };
@@ -66,7 +68,7 @@ class DecodeLoop {
   void SayGoodbye();
   void TakeChanges();
   StepProposal Propose() const;
-  absl::Status Step();
+  absl::Status Step(const StepPlan& plan);
   void Emit(Running& running, engine::StepOutput& output);
 
   RankMesh& mesh_;

@@ -28,6 +28,8 @@ const char* Name(RankMesh::Kind kind) {
       return "dispatch";
     case RankMesh::Kind::kCollect:
       return "collect";
+    case RankMesh::Kind::kConnect:
+      return "connect";
   }
   return "?";
 }

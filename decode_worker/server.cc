@@ -20,6 +20,7 @@
 #include "decode_worker/decode_loop.h"
 #include "decode_worker/decode_service.h"
 #include "decode_worker/host_staged_exchange.h"
+#include "decode_worker/peer_exchange.h"
 #include "decode_worker/rank_links.h"
 #include "decode_worker/transport_exchange.h"
 #include "grpcpp/impl/service_type.h"
@@ -71,6 +72,10 @@ struct Server::Parts {
   absl::Status Build();
   absl::Status BuildTransfer();
   absl::Status BuildEngine();
+  absl::StatusOr<model::ExpertExchange*> BuildExchange();
+  kernels::ExpertWindowOptions WindowOptions(const worker::ModelHost& h) const;
+  size_t ExchangeBytes(worker::ModelHost& h) const;
+  absl::Status Exchanged() const;
   void BuildTable();
   absl::Status Serve();
   worker::GroupOptions GroupOptionsOf(int port) const;
@@ -122,6 +127,7 @@ struct Server::Parts {
   std::unique_ptr<TransportExchange> exchange;
   std::unique_ptr<worker::ModelHost> host;
   std::unique_ptr<HostStagedExchange> staged_exchange;  // device memory: before host goes
+  std::unique_ptr<PeerExchange> peer_exchange;          // so is this
   std::unique_ptr<RequestTable> table;
   Mutex wires_mu;
   std::set<std::string> wires ABSL_GUARDED_BY(wires_mu);  // what the links really are
@@ -185,14 +191,14 @@ absl::Status Server::Parts::Build() {
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const int rows = max_sequences() * (1 + options.drafts);
   BALEEN_ASSIGN_OR_RETURN(
-      host, worker::ModelHost::Create(options, worker::ModelHost::Split::kExpertRank,
-                                      config.worker().index(), ranks(),
-                                      {.max_rows = rows,
-                                       .max_sequences = max_sequences(),
-                                       .max_head_rows = rows,
-                                       .step_bytes = [this](const worker::ModelHost& h) {
-                                         return engine::DecodeStep::PlannedBytes(Limits(h));
-                                       }}));
+      host, worker::ModelHost::Create(
+                options, worker::ModelHost::Split::kExpertRank, config.worker().index(), ranks(),
+                {.max_rows = rows,
+                 .max_sequences = max_sequences(),
+                 .max_head_rows = rows,
+                 .step_bytes = [this](worker::ModelHost& h) {
+                   return engine::DecodeStep::PlannedBytes(Limits(h)) + ExchangeBytes(h);
+                 }}));
   BALEEN_ASSIGN_OR_RETURN(
       metrics_server, MetricsServer::Create(metrics, "0.0.0.0", config.worker().metrics_port()));
   BALEEN_RETURN_IF_ERROR(BuildTransfer());
@@ -227,6 +233,8 @@ absl::Status Server::Parts::BuildTransfer() {
                                                       .deadline = lease(),
                                                       .broken =
                                                           [this](const absl::Status& why) {
+                                                            if (peer_exchange)
+                                                              peer_exchange->Abort();
                                                             if (!finished) shutdown.Request(why);
                                                           }},
                                     [this](std::span<const RankMesh::Envelope> envelopes,
@@ -245,33 +253,53 @@ void Server::Parts::WatchWires() {
 }
 
 absl::Status Server::Parts::BuildEngine() {
-  const int drafts = host->options().drafts;
-  const int rows = max_sequences() * (1 + drafts);
-  if (ranks() > 1) {
-    BALEEN_ASSIGN_OR_RETURN(exchange,
-                            TransportExchange::Create(
-                                *mesh, {.experts = host->config().n_routed_experts,
-                                        .dim = host->config().hidden_size,
-                                        .topk = host->config().num_experts_per_tok,
-                                        .max_rows = rows,
-                                        .activations = ActivationDType(host->options().numerics)}));
-  }
-  model::ExpertExchange* used = exchange.get();
-  if (exchange != nullptr && !host->backend().host_memory()) {
-    BALEEN_ASSIGN_OR_RETURN(
-        staged_exchange,
-        HostStagedExchange::Create(host->backend(), *exchange,
-                                   {.max_rows = rows,
-                                    .ranks = ranks(),
-                                    .topk = host->config().num_experts_per_tok,
-                                    .dim = host->config().hidden_size,
-                                    .activations = ActivationDType(host->options().numerics),
-                                    .fp8 = host->options().numerics == Numerics::kFp8}));
-    used = staged_exchange.get();
-  }
+  BALEEN_ASSIGN_OR_RETURN(model::ExpertExchange * used, BuildExchange());
   BALEEN_RETURN_IF_ERROR(host->BuildForward(used));
   step = std::make_unique<engine::DecodeStep>(host->forward(), Limits(*host));
   return absl::OkStatus();
+}
+
+kernels::ExpertWindowOptions Server::Parts::WindowOptions(const worker::ModelHost& h) const {
+  return {.rank = config.worker().index(),
+          .ranks = ranks(),
+          .experts = h.config().n_routed_experts,
+          .topk = h.config().num_experts_per_tok,
+          .dim = h.config().hidden_size,
+          .max_rows = max_sequences() * (1 + h.options().drafts),
+          .activations = ActivationDType(h.options().numerics),
+          .fp8 = h.options().numerics == Numerics::kFp8,
+          .deadline = lease()};
+}
+
+size_t Server::Parts::ExchangeBytes(worker::ModelHost& h) const {
+  const bool window = ranks() > 1 && h.options().peer_memory != "host";
+  return window ? h.backend().ExpertWindowBytes(WindowOptions(h)) : 0;
+}
+
+// By the devices where they reach each other, else by messages. nullptr: all experts are here.
+absl::StatusOr<model::ExpertExchange*> Server::Parts::BuildExchange() {
+  if (ranks() == 1) return nullptr;
+  const kernels::ExpertWindowOptions o = WindowOptions(*host);
+  if (host->peer_memory() != nullptr) {
+    BALEEN_ASSIGN_OR_RETURN(auto window, host->backend().MakeExpertWindow(o));
+    peer_exchange = std::make_unique<PeerExchange>(std::move(window));
+    return peer_exchange.get();
+  }
+  BALEEN_ASSIGN_OR_RETURN(exchange,
+                          TransportExchange::Create(*mesh, {.experts = o.experts,
+                                                            .dim = o.dim,
+                                                            .topk = o.topk,
+                                                            .max_rows = o.max_rows,
+                                                            .activations = o.activations}));
+  if (host->backend().host_memory()) return exchange.get();
+  BALEEN_ASSIGN_OR_RETURN(staged_exchange, HostStagedExchange::Create(host->backend(), *exchange,
+                                                                      {.max_rows = o.max_rows,
+                                                                       .ranks = o.ranks,
+                                                                       .topk = o.topk,
+                                                                       .dim = o.dim,
+                                                                       .activations = o.activations,
+                                                                       .fp8 = o.fp8}));
+  return staged_exchange.get();
 }
 
 void Server::Parts::BuildTable() {
@@ -309,6 +337,7 @@ void Server::Parts::BuildTable() {
       *mesh, *table, *step, decode_metrics,
       DecodeLoop::Callbacks{
           .from_wire = [this](std::span<const PageId> pages) { host->wire_pool().FromWire(pages); },
+          .exchanged = [this] { return Exchanged(); },
           .agreed =
               [this] {
                 finished = true;
@@ -417,9 +446,18 @@ absl::Status Server::Parts::ConnectRanks() {
                      .transport_address = member.transport_address,
                      .incarnation = member.incarnation});
   BALEEN_RETURN_IF_ERROR(rank_links->Connect(*mesh, peers, kConnectTimeout));
+  if (peer_exchange) BALEEN_RETURN_IF_ERROR(peer_exchange->Connect(*mesh));
+  step->Record();
+  BALEEN_RETURN_IF_ERROR(Exchanged());
   spdlog::info("group {} of {} ranks is formed", config.worker().group(), members.size());
   if (leads()) Register(members);
   return worker::WriteReadyFile(config.worker().ready_file(), grpc_port, metrics_server->port());
+}
+
+// Has every rank taken part in the exchanges so far?
+absl::Status Server::Parts::Exchanged() const {
+  BALEEN_RETURN_IF_ERROR(mesh->status());
+  return peer_exchange ? peer_exchange->status() : absl::OkStatus();
 }
 
 void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {

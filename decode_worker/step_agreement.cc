@@ -1,5 +1,6 @@
 #include "decode_worker/step_agreement.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "common/status_macros.h"
@@ -11,6 +12,7 @@ StepPlan Merge(std::span<const StepProposal> proposals) {
   bool all_drained = true, any_exit = false;
   for (const StepProposal& p : proposals) {
     plan.total_sequences += p.sequences;
+    plan.most_sequences = std::max(plan.most_sequences, p.sequences);
     all_drained = all_drained && p.drained;
     any_exit = any_exit || p.exit;
   }

@@ -17,6 +17,7 @@ struct StepProposal {
 // What all ranks then know, the same on each.
 struct StepPlan {
   int total_sequences = 0;  // 0: nobody has work, there is no step
+  int most_sequences = 0;   // of any rank
   bool finished = false;    // every rank is drained and one wants to end: leave the loop
 };
 

@@ -64,12 +64,12 @@ DecodePass::DecodePass(model::Forward& forward, Options options)
   backend_.CopyIn(iota, numbers.data(), numbers.size() * sizeof(int32_t));
   backend_.Synchronize();
   iota_ = iota;
-  if (options_.record && forward_.recordable()) RecordShapes();
 }
 
-void DecodePass::Launch(std::span<const Input> inputs) {
+void DecodePass::Launch(std::span<const Input> inputs, int most_sequences) {
   BALEEN_CHECK(inputs.size() <= size_t(options_.max_sequences));
-  const Shape wanted = ShapeOf(inputs);
+  BALEEN_CHECK(most_sequences <= options_.max_sequences);
+  const Shape wanted = ShapeOf(inputs, most_sequences);
   const auto recorded = std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) {
     return r.shape.keys >= wanted.keys && r.shape.sequences >= wanted.sequences;
   });
@@ -105,8 +105,10 @@ int32_t DecodePass::Draft(int sequence, int draft) const {
 }
 
 // The last draft's row is at most 2k behind the newest token.
-DecodePass::Shape DecodePass::ShapeOf(std::span<const Input> inputs) const {
+DecodePass::Shape DecodePass::ShapeOf(std::span<const Input> inputs, int most_sequences) const {
   Shape shape = {.sequences = static_cast<int>(inputs.size())};
+  if (forward_.same_rows()) shape.sequences = std::max(shape.sequences, most_sequences);
+  shape.keys = std::min(shape.sequences, 1);  // of empty rows
   for (const Input& input : inputs) {
     shape.keys =
         std::max(shape.keys, std::min(input.position + 1 + 2 * options_.drafts, int(input.slots)));
@@ -216,7 +218,8 @@ void DecodePass::IssueDraft(int draft, const int32_t* head_rows, int count) {
   }
 }
 
-void DecodePass::RecordShapes() {
+void DecodePass::Record() {
+  if (!options_.record || !forward_.recordable()) return;
   const int most = static_cast<int>(std::bit_ceil(unsigned(options_.max_sequences)));
   for (int64_t keys = std::max(options_.index_topk, kPageTokens);; keys *= kKeyGrowth) {
     const int bound = static_cast<int>(std::min<int64_t>(keys, options_.max_context));

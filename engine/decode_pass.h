@@ -18,7 +18,7 @@ namespace baleen::engine {
 // host writes the inputs with one copy, waits once, and reads tokens and drafts.
 //
 // Steps have a shape: number of sequences and a bound on the keys of a row. Where the forward pass
-// can be recorded, a step of each shape is recorded at start (in powers of two and four) and a step
+// can be recorded, Record does so with a step of each shape (in powers of two and four) and a step
 // is filled up with empty rows to the next of them; else shapes are exact.
 //
 // Threads: the step thread.
@@ -48,9 +48,14 @@ class DecodePass {
   DecodePass(model::Forward& forward, Options options);
   static size_t Bytes(const Options& options);
 
-  // One step; makes one RunMain and k RunMtp, also without sequences. Launch returns when all of it
-  // has been issued, Wait when its results are there.
-  void Launch(std::span<const Input> inputs);
+  // Once, before the first step, on all ranks of a group at the same time: it takes steps without a
+  // sequence. Nothing where the forward pass cannot be recorded.
+  void Record();
+
+  // One step; makes one RunMain and k RunMtp, also without sequences. `most_sequences`: of any rank
+  // of the group in this step, for an exchange that wants the same rows of all of them. Launch
+  // returns when all of it has been issued, Wait when its results are there.
+  void Launch(std::span<const Input> inputs, int most_sequences = 0);
   void Wait();
 
   // Results of the last step. Row 0 is that of the newest token, row j that of draft j - 1; what a
@@ -72,14 +77,13 @@ class DecodePass {
   };
   int per_sequence() const { return 1 + options_.drafts; }
   int RowOf(int sequence, int row) const { return sequence * per_sequence() + row; }
-  Shape ShapeOf(std::span<const Input> inputs) const;
+  Shape ShapeOf(std::span<const Input> inputs, int most_sequences) const;
   void Stage(std::span<const Input> inputs, const Shape& shape);
   void StageSequence(const Input& input, int sequence, const Shape& shape);
   Lists ListsOf(const Shape& shape) const;
   void Issue(const Shape& shape);
   void IssueDrafts(const Shape& shape, const Lists& lists);
   void IssueDraft(int draft, const int32_t* head_rows, int count);
-  void RecordShapes();
   void RecordShape(const Shape& shape);
 
   model::Forward& forward_;

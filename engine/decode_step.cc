@@ -59,10 +59,11 @@ size_t DecodeStep::PlannedBytes(const DecodeLimits& limits) {
   return DecodePass::Bytes(PassOptions(limits));
 }
 
-std::vector<StepOutput> DecodeStep::Run(std::span<DecodeSequence* const> sequences) {
+std::vector<StepOutput> DecodeStep::Run(std::span<DecodeSequence* const> sequences,
+                                        int most_sequences) {
   inputs_.clear();
   for (DecodeSequence* sequence : sequences) inputs_.push_back(InputOf(*sequence));
-  pass_.Launch(inputs_);
+  pass_.Launch(inputs_, most_sequences);
   pass_.Wait();
   std::vector<StepOutput> outputs;
   for (size_t i = 0; i < sequences.size(); ++i) {

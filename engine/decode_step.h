@@ -70,9 +70,12 @@ class DecodeStep {
   // Of the backend's memory, which the constructor takes.
   static size_t PlannedBytes(const DecodeLimits& limits);
 
-  // `sequences`: distinct and unfinished. outputs[i] belongs to sequences[i]; DecodeSequence is
-  // updated (tokens, drafts, finish, statistics).
-  std::vector<StepOutput> Run(std::span<DecodeSequence* const> sequences);
+  // Once, before the first Run, on all ranks of the group at the same time (DecodePass::Record).
+  void Record() { pass_.Record(); }
+
+  // `sequences`: distinct and unfinished; `most_sequences`: of any rank of the group. outputs[i]
+  // belongs to sequences[i]; DecodeSequence is updated (tokens, drafts, finish, statistics).
+  std::vector<StepOutput> Run(std::span<DecodeSequence* const> sequences, int most_sequences = 0);
 
   const DecodeLimits& limits() const { return limits_; }
 

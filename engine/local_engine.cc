@@ -57,6 +57,7 @@ LocalEngine::LocalEngine(model::Forward& forward, Options options)
       decode_(forward, Limits(options_)) {
   BALEEN_CHECK(options_.shard.first() && options_.shard.last());
   BALEEN_CHECK(options_.chunk_tokens > 0 && options_.max_sequences > 0);
+  decode_.Record();
 }
 
 LocalEngine::~LocalEngine() = default;

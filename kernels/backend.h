@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/peer_memory.h"
+#include "kernels/expert_window.h"
 #include "kernels/ops.h"
 
 namespace baleen::kernels {
@@ -89,6 +90,13 @@ class Backend {
 
   // What shares its memory with other processes of the machine; nullptr where nothing can.
   virtual std::unique_ptr<PeerMemory> MakePeerMemory() { return nullptr; }
+  // An exchange over such memory, whose calls are ops of this backend; it takes ExpertWindowBytes
+  // of it. Unimplemented where nothing can be shared; else as kernels/expert_window.h says.
+  virtual absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
+      const ExpertWindowOptions&) {
+    return absl::UnimplementedError("this backend's memory cannot be shared");
+  }
+  virtual size_t ExpertWindowBytes(const ExpertWindowOptions&) const { return 0; }
 
   virtual WeightStorage weight_storage() const = 0;
   virtual bool host_memory() const = 0;  // its memory is the host's: pointers may be dereferenced

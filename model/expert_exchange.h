@@ -9,7 +9,7 @@ namespace baleen::model {
 // also with zero rows.
 //
 // The interface stands in model because the MoE layer calls it; implementations: engine (one
-// process), decode_worker (over the transport), later peer memory and NCCL.
+// process), decode_worker (over the transport, or by the devices in peer memory).
 class ExpertExchange {
  public:
   virtual ~ExpertExchange() = default;
@@ -36,6 +36,8 @@ class ExpertExchange {
 
   // Nothing happens on the host, so that the calls may be recorded (Backend::Record).
   virtual bool recordable() const { return false; }
+  // Every rank must bring the same number of rows to a call.
+  virtual bool same_rows() const { return false; }
 };
 
 }  // namespace baleen::model

@@ -204,6 +204,7 @@ class ShardForward final : public Forward {
   }
 
   Backend& backend() override { return backend_; }
+  bool same_rows() const override { return exchange_.same_rows(); }
   bool recordable() const override { return backend_.can_record() && exchange_.recordable(); }
 
   void Observe(LayerObserver observer, void* context) override {

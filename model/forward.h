@@ -103,6 +103,8 @@ class Forward {
   // RunMain, RunMtp and Head may be recorded (Backend::Record): nothing of them happens on the
   // host.
   virtual bool recordable() const = 0;
+  // Every rank must bring the same number of rows to a call (ExpertExchange::same_rows).
+  virtual bool same_rows() const { return false; }
 
   // Observes the stream after each main layer (tests against goldens): called with the layer's
   // index and the residual stream [rows, hidden] f32. nullptr switches it off.

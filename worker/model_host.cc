@@ -71,13 +71,14 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
                        .memory_fraction = config.memory_fraction(),
                        .max_context = config.max_context(),
                        .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1,
-                       .pages_by = config.pages_by()};
+                       .peer_memory = config.peer_memory()};
   if (options.directory.empty()) return absl::InvalidArgumentError("worker.model: missing");
   if (options.device != "cpu" && options.device != "cuda")
     return absl::InvalidArgumentError(
         absl::StrCat("worker.device: \"", options.device, "\" is neither \"cpu\" nor \"cuda\""));
-  if (!options.pages_by.empty() && options.pages_by != "host" && options.pages_by != "cuda_ipc")
-    return absl::InvalidArgumentError(absl::StrCat("worker.pages_by: \"", options.pages_by,
+  if (!options.peer_memory.empty() && options.peer_memory != "host" &&
+      options.peer_memory != "cuda_ipc")
+    return absl::InvalidArgumentError(absl::StrCat("worker.peer_memory: \"", options.peer_memory,
                                                    "\" is neither \"cuda_ipc\" nor \"host\""));
   if (options.drafts < 0 || options.drafts > 3)
     return absl::InvalidArgumentError(
@@ -192,7 +193,7 @@ absl::Status ModelHost::MakePool() {
 
 // How the pool's pages travel. Whether the device can share them shows by trying.
 absl::Status ModelHost::SharePool() {
-  if (options_.pages_by != "host") {
+  if (options_.peer_memory != "host") {
     peer_memory_ = backend_->MakePeerMemory();
     const absl::Status shared =
         peer_memory_ == nullptr
@@ -200,14 +201,14 @@ absl::Status ModelHost::SharePool() {
                   absl::StrCat("memory of ", backend_->name(), " is not shared"))
             : peer_memory_->Export(pool_, size_t(pages_) * layout_.PageBytes()).status();
     if (!shared.ok()) {
-      if (!options_.pages_by.empty())
+      if (!options_.peer_memory.empty())
         return absl::FailedPreconditionError(
-            absl::StrCat("worker.pages_by: ", options_.pages_by, ": ", shared.message()));
+            absl::StrCat("worker.peer_memory: ", options_.peer_memory, ": ", shared.message()));
       if (peer_memory_ != nullptr) spdlog::warn("pages go by host memory: {}", shared.ToString());
       peer_memory_.reset();
     }
   }
-  fingerprint_.push_back({"pages_by", peer_memory_ == nullptr ? "host" : peer_memory_->name()});
+  fingerprint_.push_back({"peer_memory", peer_memory_ == nullptr ? "host" : peer_memory_->name()});
   BALEEN_ASSIGN_OR_RETURN(wire_pool_, WirePool::Create(*backend_, pool_, layout_.PageBytes(),
                                                        pages_, peer_memory_ != nullptr));
   return absl::OkStatus();

@@ -39,7 +39,7 @@ struct ModelOptions {
   double memory_fraction = 0;  // of the device's memory, for everything here; 0: the default
   int max_context = 0;         // 0: the checkpoint's
   int cpu_threads = 1;
-  std::string pages_by;  // "cuda_ipc", "host"; "": what the device can do
+  std::string peer_memory;  // "cuda_ipc", "host"; "": what the device can do
 };
 // InvalidArgument names the field.
 absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
@@ -53,7 +53,7 @@ struct ForwardLimits {
   int max_head_rows = 0;
   // What the step takes of the backend's memory besides the forward pass. Called with everything
   // of the host known but the pool.
-  std::function<size_t(const ModelHost&)> step_bytes;
+  std::function<size_t(ModelHost&)> step_bytes;
 };
 
 // Everything of a process that does not depend on its role: backend, configuration, this shard's

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/expert_window.h"
 #include "kernels/cuda/peer_memory.h"
 
 namespace baleen::kernels {
@@ -157,6 +158,15 @@ std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()
 }
 
 std::unique_ptr<PeerMemory> CudaBackend::MakePeerMemory() { return MakeCudaPeerMemory(device_); }
+
+absl::StatusOr<std::unique_ptr<ExpertWindow>> CudaBackend::MakeExpertWindow(
+    const ExpertWindowOptions& options) {
+  return cuda::MakeExpertWindow(device_, stream_, options);
+}
+
+size_t CudaBackend::ExpertWindowBytes(const ExpertWindowOptions& options) const {
+  return cuda::ExpertWindowBytes(options);
+}
 
 void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
 

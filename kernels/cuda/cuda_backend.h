@@ -53,6 +53,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;
   std::unique_ptr<PeerMemory> MakePeerMemory() override;
+  absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
+      const ExpertWindowOptions& options) override;
+  size_t ExpertWindowBytes(const ExpertWindowOptions& options) const override;
   WeightStorage weight_storage() const override { return WeightStorage::kNative; }
   bool host_memory() const override { return false; }
   const char* name() const override { return "cuda"; }

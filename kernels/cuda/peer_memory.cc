@@ -57,10 +57,10 @@ class CudaPeerMemory final : public PeerMemory {
         cudaIpcOpenMemHandle(&base, exported.handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) return Refused(error, "mapping a peer's memory");
     return std::shared_ptr<const Mapping>(
-        new Mapping{static_cast<const std::byte*>(base), size_t(exported.bytes)},
+        new Mapping{static_cast<std::byte*>(base), size_t(exported.bytes)},
         [device = device_](const Mapping* mapping) {
           BALEEN_CUDA_CHECK(cudaSetDevice(device));
-          BALEEN_CUDA_CHECK(cudaIpcCloseMemHandle(const_cast<std::byte*>(mapping->base)));
+          BALEEN_CUDA_CHECK(cudaIpcCloseMemHandle(mapping->base));
           delete mapping;
         });
   }

@@ -306,6 +306,7 @@ class DecodeGroup {
         *rank.mesh, *part.table, *part.step, *part.metrics,
         decode_worker::DecodeLoop::Callbacks{
             .from_wire = [](std::span<const PageId>) {},  // the pool is at the wire
+            .exchanged = [&rank] { return rank.mesh->status(); },
             .agreed = [&rank] { rank.rank_links->Finish(); }});
   }
   void RunRank(int r) {

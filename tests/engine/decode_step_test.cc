@@ -149,12 +149,18 @@ TEST(DecodeStep, AnIdleStepMakesTheSameRuns) {
 }
 
 // Ranks with 3, 1 and 0 (then 2) sequences that end at different steps; a rank that made one run
-// too few or too many would wait for ever at the barrier.
-TEST(DecodeStep, RanksInLockstepEqualSolo) {
+// too few or too many would wait for ever at the barrier. With an exchange that wants the same rows
+// of all ranks, those with fewer sequences bring empty rows.
+class Lockstep : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(SameRows, Lockstep, ::testing::Bool());
+
+TEST_P(Lockstep, RanksEqualSolo) {
   for (int drafts : {0, 1, 3}) {
     constexpr int kRanks = 4;
+    constexpr int kMost = 3;
     const int counts[kRanks] = {3, 1, 0, 2};
-    LockstepGroup group(kRanks, FakeForward::kExperts, FakeForward::kDim);
+    LockstepGroup group(kRanks, FakeForward::kExperts, FakeForward::kDim,
+                        /*same_rows=*/GetParam());
     std::vector<std::unique_ptr<FakeHost>> hosts;
     std::vector<std::vector<DecodeSequence>> sequences(kRanks);
     for (int r = 0; r < kRanks; ++r) {
@@ -174,7 +180,7 @@ TEST(DecodeStep, RanksInLockstepEqualSolo) {
           for (auto& s : sequences[r]) {
             if (s.finish == FinishReason::kNone) running.push_back(&s);
           }
-          step.Run(running);
+          step.Run(running, kMost);
         }
       });
     }

@@ -134,6 +134,7 @@ class FakeForward : public model::Forward {
 
   kernels::Backend& backend() override { return *backend_; }
   bool recordable() const override { return false; }
+  bool same_rows() const override { return exchange_ != nullptr && exchange_->same_rows(); }
 
   void Observe(LayerObserver, void*) override {}
 

@@ -18,7 +18,7 @@ namespace baleen::testing {
 class HostPeerMemory final : public PeerMemory {
  public:
   absl::StatusOr<std::string> Export(const std::byte* base, size_t bytes) override {
-    const Mapping mapping = {base, bytes};
+    const Mapping mapping = {const_cast<std::byte*>(base), bytes};
     return std::string(reinterpret_cast<const char*>(&mapping), sizeof(mapping));
   }
   absl::StatusOr<std::shared_ptr<const Mapping>> Import(absl::string_view exported) override {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/check.h"
 #include "model/expert_exchange.h"
 
 namespace baleen::testing {
@@ -13,7 +14,9 @@ namespace baleen::testing {
 class LockstepGroup {
  public:
   // Experts [index * experts / ranks, ...) belong to rank index.
-  LockstepGroup(int ranks, int experts, int dim) : barrier_(ranks) {
+  // `same_rows`: every rank must bring as many rows.
+  LockstepGroup(int ranks, int experts, int dim, bool same_rows = false)
+      : barrier_(ranks), same_rows_(same_rows) {
     for (int r = 0; r < ranks; ++r) ranks_.push_back(std::make_unique<Rank>(*this, r));
     experts_a_rank_ = experts / ranks;
     dim_ = dim;
@@ -37,6 +40,7 @@ class LockstepGroup {
       for (const auto& rank : group_.ranks_) {
         if (rank->index_ == index_) first_row_ = static_cast<int>(all_ids_.size()) / topk;
         const int rows = rank->own_.rows;
+        BALEEN_CHECK(!group_.same_rows_ || rows == x.rows);
         for (int r = 0; r < rows; ++r) {
           const float* row = rank->own_.row<float>(r);
           all_x_.insert(all_x_.end(), row, row + group_.dim_);
@@ -48,6 +52,7 @@ class LockstepGroup {
       return {.x = View(all_x_, rows), .ids = all_ids_.data(), .rows = rows};
     }
 
+    bool same_rows() const override { return group_.same_rows_; }
     kernels::Matrix Collect(const kernels::Matrix& expert_out) override {
       out_ = expert_out;
       group_.barrier_.arrive_and_wait();
@@ -75,6 +80,7 @@ class LockstepGroup {
   };
 
   std::barrier<> barrier_;
+  const bool same_rows_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   int experts_a_rank_ = 0;
   int dim_ = 0;

@@ -53,8 +53,8 @@ TEST(ModelOptions, BadValuesNameTheField) {
   EXPECT_THAT(error([](auto& c) { c.set_memory_fraction(1.5); }),
               HasSubstr("worker.memory_fraction: 1.5"));
   EXPECT_THAT(error([](auto& c) { c.set_cpu_threads(0); }), HasSubstr("worker.cpu_threads"));
-  EXPECT_THAT(error([](auto& c) { c.set_pages_by("mail"); }),
-              HasSubstr("worker.pages_by: \"mail\""));
+  EXPECT_THAT(error([](auto& c) { c.set_peer_memory("mail"); }),
+              HasSubstr("worker.peer_memory: \"mail\""));
 }
 
 TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
@@ -106,15 +106,15 @@ TEST(ModelHost, ACheckpointThatIsNotThereAndTooLongAContextAreClearErrors) {
 
 TEST(ModelHost, PagesOfACpuGoByHostMemoryAndNothingElse) {
   ModelOptions options = Options();
-  options.pages_by = "host";
+  options.peer_memory = "host";
   const auto host = ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits);
   BALEEN_ASSERT_OK(host);
   EXPECT_EQ((*host)->peer_memory(), nullptr);
   EXPECT_EQ((*host)->pool_view().memory, kv_transfer::MemoryKind::kHost);
-  options.pages_by = "cuda_ipc";
+  options.peer_memory = "cuda_ipc";
   EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr("worker.pages_by: cuda_ipc: memory of cpu is not shared")));
+                       HasSubstr("worker.peer_memory: cuda_ipc: memory of cpu is not shared")));
 }
 
 TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {

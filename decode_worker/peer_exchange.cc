@@ -1,0 +1,32 @@
+#include "decode_worker/peer_exchange.h"
+
+#include <string>
+#include <vector>
+
+#include "common/status_macros.h"
+
+namespace baleen::decode_worker {
+
+absl::Status PeerExchange::Connect(RankMesh& mesh) {
+  const std::string& own = window_->exported();
+  const RankMesh::Outgoing out = {.payload = {std::as_bytes(std::span(own))}};
+  BALEEN_RETURN_IF_ERROR(mesh.Exchange(RankMesh::Kind::kConnect,
+                                       std::vector<RankMesh::Outgoing>(size_t(mesh.size()), out)));
+  std::vector<std::string> all(size_t(mesh.size()), own);
+  for (int peer = 0; peer < mesh.size(); ++peer) {
+    if (peer == mesh.rank()) continue;
+    const kv_transfer::Buffer& theirs = mesh.From(peer).payload;
+    all[size_t(peer)].assign(reinterpret_cast<const char*>(theirs.data()), theirs.size());
+  }
+  mesh.WaitSent();  // `own` lives on, the lists of the round need not
+  return window_->Connect(all);
+}
+
+model::ExpertExchange::Received PeerExchange::Dispatch(const kernels::Matrix& x,
+                                                       const kernels::Quantized& xq,
+                                                       const int32_t* ids, int /*topk*/) {
+  const kernels::ExpertWindow::Received in = window_->Dispatch(x, xq, ids);
+  return {.x = in.x, .xq = in.xq, .ids = in.ids, .rows = in.rows};
+}
+
+}  // namespace baleen::decode_worker

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "decode_worker/rank_mesh.h"
+#include "kernels/expert_window.h"
+#include "model/expert_exchange.h"
+
+namespace baleen::decode_worker {
+
+// ExpertExchange between ranks whose devices reach each other's memory: the calls are operations of
+// the backend (kernels/expert_window.h) and the host takes no part in them, so steps are recorded.
+//
+// A rank that does not come shows in status(), which the caller of the forward pass asks before it
+// uses the results. Threads: the step thread; status and Abort from any.
+class PeerExchange final : public model::ExpertExchange {
+ public:
+  explicit PeerExchange(std::unique_ptr<kernels::ExpertWindow> window)
+      : window_(std::move(window)) {}
+
+  // One round on the mesh in which every rank tells where its window is; once, before the first
+  // forward pass. Errors as kernels::ExpertWindow::Connect, and the mesh's.
+  absl::Status Connect(RankMesh& mesh);
+
+  Received Dispatch(const kernels::Matrix& x, const kernels::Quantized& xq, const int32_t* ids,
+                    int topk) override;
+  kernels::Matrix Collect(const kernels::Matrix& expert_out) override {
+    return window_->Collect(expert_out);
+  }
+  bool recordable() const override { return true; }
+  bool same_rows() const override { return true; }
+
+  absl::Status status() const { return window_->status(); }
+  void Abort() { window_->Abort(); }  // for a group that is broken: nothing waits any more
+
+ private:
+  const std::unique_ptr<kernels::ExpertWindow> window_;
+};
+
+}  // namespace baleen::decode_worker

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/expert_window.h"
+
+namespace baleen::kernels::cuda {
+
+inline constexpr int kMaxWindowRanks = 64;
+
+// Where the parts of a window lie, the same in all of them.
+struct WindowLayout {
+  explicit WindowLayout(const ExpertWindowOptions& options);
+
+  // [ranks] each, a cache line apiece: the newest call that the rank has written its part of.
+  size_t dispatched, collected;
+  size_t ids;      // i32 [ranks * max_rows, topk]
+  size_t scales;   // f32 [ranks * max_rows, dim / 128]; fp8 only
+  size_t x;        // [ranks * max_rows, dim] fp8 or activations
+  size_t results;  // [max_rows * topk, dim] activations
+  size_t bytes;
+};
+
+inline constexpr size_t kFlagBytes = 128;
+
+// What both calls need.
+struct WindowCall {
+  std::byte* window[kMaxWindowRanks];  // by rank; the own one too
+  int rank = 0;
+  int ranks = 0;
+  int experts_per_rank = 0;
+  int topk = 0;
+  int rows = 0;     // of each rank
+  int x_bytes = 0;  // of a row, as the parts below
+  int scale_bytes = 0;
+  int out_bytes = 0;
+  size_t flags = 0;  // of this kind of call, in every window
+  size_t ids = 0, scales = 0, x = 0, results = 0;
+  // Of this kind of call, in this device's memory: finished CTAs (0 between calls), and the number
+  // of calls made.
+  uint32_t* finished = nullptr;
+  uint32_t* calls = nullptr;
+  int32_t* failure = nullptr;  // in host memory: 0, 1 + a missing rank, or kWindowAborted
+  uint64_t deadline_ns = 0;
+};
+inline constexpr int32_t kWindowAborted = -1;
+
+// x, scales, ids: the own rows, dense.
+void LaunchWindowDispatch(const WindowCall& call, const void* x, const float* scales,
+                          const int32_t* ids, cudaStream_t stream);
+void LaunchWindowCollect(const WindowCall& call, const void* expert_out, cudaStream_t stream);
+
+// Bytes of device memory that MakeExpertWindow takes.
+size_t ExpertWindowBytes(const ExpertWindowOptions& options);
+// On `stream`. ResourceExhausted names the bytes wanted; InvalidArgument sizes that cannot be.
+absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(int device, cudaStream_t stream,
+                                                               const ExpertWindowOptions& options);
+
+}  // namespace baleen::kernels::cuda
