@@ -75,6 +75,9 @@ class FloorBackend final : public kernels::Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override {
     inner_.CopyOut(host, src, bytes);
   }
+  void CopyWithin(void* dst, const void* src, size_t bytes) override {
+    inner_.CopyWithin(dst, src, bytes);
+  }
   bool can_record() const override { return inner_.can_record(); }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override {
     return inner_.Record(issue);

@@ -124,6 +124,9 @@ class TimedBackend final : public Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override {
     inner_->CopyOut(host, src, bytes);
   }
+  void CopyWithin(void* dst, const void* src, size_t bytes) override {
+    inner_->CopyWithin(dst, src, bytes);
+  }
   bool can_record() const override { return false; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()>) override { return nullptr; }
   void Synchronize() override { inner_->Synchronize(); }

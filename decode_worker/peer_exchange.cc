@@ -18,7 +18,6 @@ absl::Status PeerExchange::Connect(RankMesh& mesh) {
     const kv_transfer::Buffer& theirs = mesh.From(peer).payload;
     all[size_t(peer)].assign(reinterpret_cast<const char*>(theirs.data()), theirs.size());
   }
-  mesh.WaitSent();  // `own` lives on, the lists of the round need not
   return window_->Connect(all);
 }
 

@@ -21,7 +21,9 @@ class PeerExchange final : public model::ExpertExchange {
       : window_(std::move(window)) {}
 
   // One round on the mesh in which every rank tells where its window is; once, before the first
-  // forward pass. Errors as kernels::ExpertWindow::Connect, and the mesh's.
+  // forward pass. What was sent may still be on its way out of this object's memory when it
+  // returns, so it must outlive the links. Errors as kernels::ExpertWindow::Connect, and the
+  // mesh's.
   absl::Status Connect(RankMesh& mesh);
 
   Received Dispatch(const kernels::Matrix& x, const kernels::Quantized& xq, const int32_t* ids,

@@ -72,7 +72,8 @@ class Backend {
   virtual void Free(void* p) = 0;
   virtual void CopyIn(void* dst, const void* host,
                       size_t bytes) = 0;  // async; host may be reused after Synchronize
-  virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;  // async
+  virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;    // async
+  virtual void CopyWithin(void* dst, const void* src, size_t bytes) = 0;  // async, no overlap
 
   // The ops that `issue` calls, with these very operands, to be issued again any number of times
   // for the cost of one. Nothing is computed meanwhile; each op must have run once before. Start-up

@@ -133,6 +133,20 @@ void LinkTable::Core::PutPages(LinkId id, std::span<const PagePut> puts, size_t 
   transport_.Put(link->endpoint, pieces, link->pool_key, std::move(done));
 }
 
+absl::StatusOr<RemoteKeyId> LinkTable::Core::ImportKey(LinkId id, absl::string_view packed) {
+  Link* link = Get(id);
+  if (link == nullptr || !IsOpen(link->state)) return absl::UnavailableError("link is down");
+  return transport_.ImportKey(link->endpoint, packed);
+}
+
+void LinkTable::Core::Put(LinkId id, std::span<const Transport::Piece> pieces, RemoteKeyId key,
+                          Done done) {
+  Link* link = Get(id);
+  if (link == nullptr || !CarriesPages(link->state))
+    return PostDone(std::move(done), absl::UnavailableError("link is down"));
+  transport_.Put(link->endpoint, pieces, key, std::move(done));
+}
+
 void LinkTable::Core::Flush(LinkId id, Done done) {
   Link* link = Get(id);
   if (link == nullptr || !IsOpen(link->state))
@@ -350,6 +364,13 @@ void LinkTable::SetHandler(uint8_t type, Handler handler) {
 void LinkTable::AddObserver(Observer observer) { core_->observers_.push_back(std::move(observer)); }
 void LinkTable::PutPages(LinkId link, std::span<const PagePut> puts, size_t offset, Done done) {
   core_->PutPages(link, puts, offset, std::move(done));
+}
+absl::StatusOr<RemoteKeyId> LinkTable::ImportKey(LinkId link, absl::string_view packed) {
+  return core_->ImportKey(link, packed);
+}
+void LinkTable::Put(LinkId link, std::span<const Transport::Piece> pieces, RemoteKeyId key,
+                    Done done) {
+  core_->Put(link, pieces, key, std::move(done));
 }
 void LinkTable::Flush(LinkId link, Done done) { core_->Flush(link, std::move(done)); }
 void LinkTable::Close(LinkId link, const absl::Status& reason) { core_->Close(link, reason); }

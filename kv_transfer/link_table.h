@@ -131,6 +131,10 @@ class LinkTable {
     PageId page;
   };
   void PutPages(LinkId link, std::span<const PagePut> puts, size_t offset, Done done);
+  // The same for memory of the peer other than its page pool, whose key came in a message.
+  // Unavailable: the link is down; ImportKey as Transport::ImportKey.
+  absl::StatusOr<RemoteKeyId> ImportKey(LinkId link, absl::string_view packed);
+  void Put(LinkId link, std::span<const Transport::Piece> pieces, RemoteKeyId key, Done done);
   void Flush(LinkId link, Done done);
 
   // Ends the link at once, as broken with `reason`; the peer is told if it can hear. What was sent

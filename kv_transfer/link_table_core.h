@@ -63,6 +63,8 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
             std::span<const std::span<const std::byte>> payload, Done done);
   void SendOwned(LinkId id, uint8_t type, Bytes payload);
   void PutPages(LinkId id, std::span<const PagePut> puts, size_t offset, Done done);
+  absl::StatusOr<RemoteKeyId> ImportKey(LinkId id, absl::string_view packed);
+  void Put(LinkId id, std::span<const Transport::Piece> pieces, RemoteKeyId key, Done done);
   void Flush(LinkId id, Done done);
   void Close(LinkId id, const absl::Status& reason);
   bool Settled(LinkId id) const;

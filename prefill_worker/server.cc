@@ -69,6 +69,9 @@ struct Server::Parts {
 
   absl::Status Build();
   absl::Status BuildTransfer();
+  size_t SlotBytes(const worker::ModelHost& h) const;
+  size_t ActivationBytes(const worker::ModelHost& h) const;
+  absl::StatusOr<ActivationMemory> MakeActivations();
   absl::Status BuildServices();
   void OnFormed(const std::vector<worker::MemberInfo>& members, Incarnation group);
   worker::GroupCallbacks GroupCallbacksOf();
@@ -114,6 +117,9 @@ struct Server::Parts {
   Metrics metrics;
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<worker::ModelHost> host;
+  // Of ActivationMemory: one of them; like the pool, they outlive the transport.
+  std::unique_ptr<std::byte[]> host_activations;
+  model::DeviceBlock device_activations;
   std::unique_ptr<kv_transfer::Transport> transport;
   std::unique_ptr<kv_transfer::LinkTable> links;
   std::unique_ptr<Pipeline> pipeline;
@@ -176,8 +182,11 @@ absl::Status Server::Parts::Build() {
       .max_rows = max_rows(),
       .max_sequences = Or(config.has_max_sequences(), config.max_sequences(), 64),
       .max_head_rows = kHeadRows,
-      .step_bytes = [this](const worker::ModelHost& h) {
-        return engine::PrefillStep::PlannedBytes(StepOptions(h));
+      .step_bytes = [this](worker::ModelHost& h) {
+        return engine::PrefillStep::PlannedBytes(StepOptions(h)) +
+               (h.backend().host_memory() || h.options().peer_memory == "host"
+                    ? 0
+                    : ActivationBytes(h));
       }};
   BALEEN_ASSIGN_OR_RETURN(
       host, worker::ModelHost::Create(options, worker::ModelHost::Split::kPipelineStage,
@@ -202,6 +211,31 @@ absl::Status Server::Parts::Build() {
   return BuildServices();
 }
 
+size_t Server::Parts::SlotBytes(const worker::ModelHost& h) const {
+  return size_t(max_rows()) * size_t(h.config().hidden_size) * sizeof(float);
+}
+
+size_t Server::Parts::ActivationBytes(const worker::ModelHost& h) const {
+  return size_t((leads() ? 0 : kActivationSlots) + (last() ? 0 : 1)) * SlotBytes(h);
+}
+
+absl::StatusOr<ActivationMemory> Server::Parts::MakeActivations() {
+  ActivationMemory memory = {.kind = host->pool_view().memory, .slot_bytes = SlotBytes(*host)};
+  const size_t bytes = ActivationBytes(*host);
+  if (memory.kind == kv_transfer::MemoryKind::kDevice) {
+    device_activations = model::DeviceBlock(host->backend(), bytes);
+  } else {
+    host_activations.reset(new (std::nothrow) std::byte[bytes]);  // touched as it is used
+  }
+  std::byte* const begin = host_activations ? host_activations.get() : device_activations.data();
+  if (begin == nullptr && bytes > 0)
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for activations between stages, ", bytes, " bytes"));
+  if (!leads()) memory.in = begin;
+  if (!last()) memory.out = begin + (leads() ? 0 : kActivationSlots) * memory.slot_bytes;
+  return memory;
+}
+
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
   BALEEN_ASSIGN_OR_RETURN(
@@ -216,8 +250,9 @@ absl::Status Server::Parts::BuildTransfer() {
       .require_transport = w.require_transport(),
       .lease = std::chrono::milliseconds(Or(w.has_lease_ms(), w.lease_ms(), 6000))};
   BALEEN_ASSIGN_OR_RETURN(links, kv_transfer::LinkTable::Create(*transport, options, metrics));
+  BALEEN_ASSIGN_OR_RETURN(const ActivationMemory memory, MakeActivations());
   pipeline = std::make_unique<Pipeline>(
-      *links, w.index(),
+      *links, w.index(), memory,
       Pipeline::Callbacks{
           .batch = [this](Pipeline::Batch batch) { loop->Enqueue(std::move(batch)); },
           .report = [this](StageReport r) { OnReport(std::move(r)); },
@@ -250,15 +285,16 @@ absl::Status Server::Parts::BuildTransfer() {
 }
 
 void Server::Parts::StartLoop() {
-  loop = std::make_unique<StageLoop>(
-      StageLoop::Parts{.backend = host->backend(),
-                       .forward = host->forward(),
-                       .stage = *stage,
-                       .pipeline = *pipeline,
-                       .leader = leader_owner.get(),
-                       .last = last(),
-                       .hidden_size = host->config().hidden_size,
-                       .broken = [this](const absl::Status& why) { Broken(why); }});
+  loop = std::make_unique<StageLoop>(StageLoop::Parts{
+      .backend = host->backend(),
+      .forward = host->forward(),
+      .stage = *stage,
+      .pipeline = *pipeline,
+      .leader = leader_owner.get(),
+      .last = last(),
+      .hidden_size = host->config().hidden_size,
+      .activations_on_device = host->pool_view().memory == kv_transfer::MemoryKind::kDevice,
+      .broken = [this](const absl::Status& why) { Broken(why); }});
 }
 
 // The group cannot go on: its attempts end with the cause, then the process does. Any thread.

@@ -9,10 +9,7 @@
 
 namespace baleen::prefill_worker {
 
-StageLoop::StageLoop(const Parts& parts)
-    : parts_(parts),
-      buffers_(kv_transfer::BufferPool::Create(/*keep_bytes=*/256 << 20)),
-      thread_([this] { Run(); }) {}
+StageLoop::StageLoop(const Parts& parts) : parts_(parts), thread_([this] { Run(); }) {}
 
 StageLoop::~StageLoop() { Join(); }
 
@@ -45,9 +42,10 @@ void StageLoop::Enqueue(Pipeline::Batch batch) {
 void StageLoop::Stop() {
   {
     MutexLock lock(mu_);
-    stopped_ = true;
+    if (std::exchange(stopped_, true)) return;  // the pipeline may be gone
   }
   arrived_.NotifyAll();
+  parts_.pipeline.Stop();
   if (parts_.leader != nullptr) parts_.leader->Stop();
 }
 
@@ -82,8 +80,14 @@ absl::Status StageLoop::Execute(const Pipeline::Batch& batch) {
                                             " bytes of activations, ", header.rows(), " rows need ",
                                             want));
   if (!rows.empty()) {
-    parts_.backend.CopyIn(parts_.forward.stream().data, rows.data(), rows.size());
+    void* const stream = parts_.forward.stream().data;
+    if (parts_.activations_on_device) {
+      parts_.backend.CopyWithin(stream, rows.data(), rows.size());
+    } else {
+      parts_.backend.CopyIn(stream, rows.data(), rows.size());
+    }
     parts_.backend.Synchronize();
+    parts_.pipeline.FreeSlot(batch.slot);
   }
   parts_.stage.Execute(header);
   return absl::OkStatus();
@@ -105,13 +109,18 @@ std::optional<Pipeline::Batch> StageLoop::Next() {
 
 void StageLoop::PassOn(const BatchHeader& header) {
   const size_t bytes = size_t(header.rows()) * size_t(parts_.hidden_size) * sizeof(float);
-  kv_transfer::Buffer activations;
   if (bytes > 0) {
-    activations = buffers_->Get(bytes);
-    parts_.backend.CopyOut(activations.data(), parts_.forward.stream().data, bytes);
+    std::byte* const outbox = parts_.pipeline.ClaimOutbox();
+    if (outbox == nullptr) return;  // the end
+    const void* const stream = parts_.forward.stream().data;
+    if (parts_.activations_on_device) {
+      parts_.backend.CopyWithin(outbox, stream, bytes);
+    } else {
+      parts_.backend.CopyOut(outbox, stream, bytes);
+    }
     parts_.backend.Synchronize();
   }
-  parts_.pipeline.SendBatch(header, std::move(activations));
+  parts_.pipeline.SendBatch(header, bytes);
 }
 
 }  // namespace baleen::prefill_worker

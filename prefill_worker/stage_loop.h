@@ -9,7 +9,6 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "kernels/backend.h"
-#include "kv_transfer/buffer.h"
 #include "model/forward.h"
 #include "prefill_worker/leader.h"
 #include "prefill_worker/pipeline.h"
@@ -32,6 +31,7 @@ class StageLoop {
     Leader* leader = nullptr;  // on stage 0
     bool last = false;
     int hidden_size = 0;
+    bool activations_on_device = false;        // ActivationMemory::kind; else in host memory
     std::function<void(absl::Status)> broken;  // a batch that cannot be: the loop has ended; once
   };
   explicit StageLoop(const Parts& parts);
@@ -39,6 +39,7 @@ class StageLoop {
 
   // A batch came from the previous stage.
   void Enqueue(Pipeline::Batch batch) ABSL_LOCKS_EXCLUDED(mu_);
+  // The first call needs the pipeline, later ones and the destructor do not.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   // Stop, and waits for the step thread. Enqueue stays legal: what arrives late is not executed.
   void Join();
@@ -53,7 +54,6 @@ class StageLoop {
   void PassOn(const BatchHeader& header);
 
   const Parts parts_;
-  const std::shared_ptr<kv_transfer::BufferPool> buffers_;
   Mutex mu_;
   CondVar arrived_;
   std::deque<Pipeline::Batch> queue_ ABSL_GUARDED_BY(mu_);

@@ -13,8 +13,10 @@ namespace baleen::prefill_worker {
 
 // The pipeline's message types over kv_transfer.
 inline constexpr uint8_t kBatchMessage =
-    kv_transfer::kFirstUserType;  // leader's header and activations
+    kv_transfer::kFirstUserType;  // leader's header, and the slot that has the activations
 inline constexpr uint8_t kReportMessage = kv_transfer::kFirstUserType + 1;  // stage to leader
+inline constexpr uint8_t kSlotsMessage = kv_transfer::kFirstUserType + 2;   // to the stage before:
+inline constexpr uint8_t kSlotFreeMessage = kv_transfer::kFirstUserType + 3;  // activation_wire.h
 
 // What a stage tells the leader.
 struct StageReport {

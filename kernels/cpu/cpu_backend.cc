@@ -29,5 +29,8 @@ void CpuBackend::CopyIn(void* dst, const void* host, size_t bytes) {
 void CpuBackend::CopyOut(void* host, const void* src, size_t bytes) {
   if (bytes > 0) std::memcpy(host, src, bytes);
 }
+void CpuBackend::CopyWithin(void* dst, const void* src, size_t bytes) {
+  if (bytes > 0) std::memcpy(dst, src, bytes);
+}
 
 }  // namespace baleen::kernels::cpu

@@ -50,6 +50,7 @@ class CpuBackend final : public Backend {
   void Free(void* p) override;
   void CopyIn(void* dst, const void* host, size_t bytes) override;
   void CopyOut(void* host, const void* src, size_t bytes) override;
+  void CopyWithin(void* dst, const void* src, size_t bytes) override;
   bool can_record() const override { return false; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override {}

@@ -145,6 +145,10 @@ void CudaBackend::CopyOut(void* host, const void* src, size_t bytes) {
   BALEEN_CUDA_CHECK(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_));
 }
 
+void CudaBackend::CopyWithin(void* dst, const void* src, size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
 std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()> issue) {
   cudaGraph_t graph = nullptr;
   BALEEN_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));

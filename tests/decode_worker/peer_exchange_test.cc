@@ -41,13 +41,15 @@ class FakeWindow final : public kernels::ExpertWindow {
 };
 
 TEST(PeerExchange, EveryRankLearnsWhereAllWindowsAre) {
-  LoopbackRanks ranks(3);
+  std::vector<std::unique_ptr<PeerExchange>> exchanges(3);
   std::vector<FakeWindow*> windows(3);
+  LoopbackRanks ranks(3);
   ranks.Run([&](int rank) {
     BALEEN_ASSERT_OK(ranks.Connect(rank));
     auto window = std::make_unique<FakeWindow>("window " + std::string(100 * rank, 'x'));
     windows[size_t(rank)] = window.get();
-    PeerExchange exchange(std::move(window));
+    exchanges[size_t(rank)] = std::make_unique<PeerExchange>(std::move(window));
+    PeerExchange& exchange = *exchanges[size_t(rank)];
     BALEEN_ASSERT_OK(exchange.Connect(*ranks.rank(rank).mesh));
     const std::vector<std::string> all = {"window ", "window " + std::string(100, 'x'),
                                           "window " + std::string(200, 'x')};
@@ -58,13 +60,14 @@ TEST(PeerExchange, EveryRankLearnsWhereAllWindowsAre) {
 }
 
 TEST(PeerExchange, AWindowOutOfReachIsTheCallersError) {
+  std::vector<std::unique_ptr<PeerExchange>> exchanges(2);
   LoopbackRanks ranks(2);
   ranks.Run([&](int rank) {
     BALEEN_ASSERT_OK(ranks.Connect(rank));
     auto window = std::make_unique<FakeWindow>("w");
     if (rank == 1) window->connect_status = absl::FailedPreconditionError("no peer access");
-    PeerExchange exchange(std::move(window));
-    const absl::Status connected = exchange.Connect(*ranks.rank(rank).mesh);
+    exchanges[size_t(rank)] = std::make_unique<PeerExchange>(std::move(window));
+    const absl::Status connected = exchanges[size_t(rank)]->Connect(*ranks.rank(rank).mesh);
     if (rank == 0) {
       BALEEN_EXPECT_OK(connected);
     } else {

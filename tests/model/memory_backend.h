@@ -27,6 +27,9 @@ class MemoryBackend : public kernels::Backend {
   void CopyOut(void* host, const void* src, size_t bytes) override {
     std::memcpy(host, src, bytes);
   }
+  void CopyWithin(void* dst, const void* src, size_t bytes) override {
+    std::memcpy(dst, src, bytes);
+  }
   bool can_record() const override { return false; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()>) override { return nullptr; }
   void Synchronize() override {}

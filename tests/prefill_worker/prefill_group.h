@@ -32,6 +32,7 @@ class PrefillStage {
         shard_(FakeForward::Stage(drafts > 0, index, size)),
         host_(shard_, kPrefillPages),
         backend_(kernels::MakeCpuBackend(1)),
+        activations_(size_t{prefill_worker::kActivationSlots + 1} * slot_bytes(chunk)),
         transport_(wire(absl::StrCat("prefill/", index))),
         step_(host_.forward, {.shard = shard_,
                               .drafts = drafts,
@@ -63,6 +64,10 @@ class PrefillStage {
           metrics_);
     pipeline_ = std::make_unique<prefill_worker::Pipeline>(
         *links_, index,
+        prefill_worker::ActivationMemory{
+            .slot_bytes = slot_bytes(chunk),
+            .in = activations_.data(),
+            .out = activations_.data() + prefill_worker::kActivationSlots * slot_bytes(chunk)},
         prefill_worker::Pipeline::Callbacks{
             .batch = [this](prefill_worker::Pipeline::Batch b) { loop_->Enqueue(std::move(b)); },
             .report = [this](StageReport r) { leader_->Report(std::move(r)); },
@@ -100,6 +105,9 @@ class PrefillStage {
   }
   ~PrefillStage() { loop_->Stop(); }
 
+  static size_t slot_bytes(int chunk) {
+    return size_t(chunk) * size_t(FakeForward::kDim) * sizeof(float);
+  }
   uint32_t components() const {
     return kv_transfer::kComponentLatent | kv_transfer::kComponentIndex |
            (shard_.mtp ? kv_transfer::kComponentDraft : 0u);
@@ -130,6 +138,7 @@ class PrefillStage {
   Metrics metrics_;
   FakeHost host_;
   std::unique_ptr<kernels::Backend> backend_;
+  std::vector<std::byte> activations_;
   std::unique_ptr<kv_transfer::Transport> transport_;
   std::unique_ptr<kv_transfer::LinkTable> links_;
   std::unique_ptr<prefill_worker::Leader> leader_;

@@ -74,6 +74,9 @@ class RecordingBackend final : public kernels::Backend {
     BALEEN_CHECK_MSG(recorded_ == nullptr, "a recording writes nothing to the host");
     inner_->CopyOut(host, src, bytes);
   }
+  void CopyWithin(void* dst, const void* src, size_t bytes) override {
+    Issue([this, dst, src, bytes] { inner_->CopyWithin(dst, src, bytes); });
+  }
   void Synchronize() override {
     BALEEN_CHECK_MSG(recorded_ == nullptr, "a recording does not wait");
     inner_->Synchronize();
