@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "router/flight.h"
+#include "router/placement/placement_round.h"
 
 namespace baleen::router {
 namespace {
@@ -29,32 +30,12 @@ Dispatcher::~Dispatcher() = default;
 absl::StatusOr<std::shared_ptr<RequestHandle>> Dispatcher::Submit(
     DispatchRequest request, std::shared_ptr<GenerationSink> sink) {
   auto flight = std::make_shared<Flight>(*this, std::move(request), std::move(sink));
-  bool must_wait = false;
-  {
-    MutexLock lock(mu_);
-    must_wait = !queue_.empty();
-    if (must_wait && static_cast<int>(queue_.size()) >= options_.max_queued)
-      return absl::ResourceExhaustedError("the queue is full; try again later");
-    flights_.insert(flight);
-  }
-  if (!must_wait) {
-    if (const auto placement = TryPlace(*flight); placement && flight->Begin(*placement)) {
-      RouterMetrics::Observe(metrics_.queue_seconds, Duration::zero());
-      return flight;
-    }
-    if (options_.max_queued <= 0) {
-      Forget(flight);
-      return absl::ResourceExhaustedError("no worker is free and the queue is full");
-    }
-  }
   Enqueue(flight);
-  Pump();  // a pair may have become ready meanwhile
-  return flight;
-}
-
-std::optional<Placement> Dispatcher::TryPlace(const Flight& flight) {
-  const PolicyInput input{.sequence = sequence_++, .random = RandomId()};
-  return Place(*directory_.View(), flight.Wish(), options_.placement, input);
+  Pump();
+  // The queue being full is no reason to refuse one that did not have to wait.
+  if (!BeyondQueue(flight.get()) || !flight->Withdraw()) return flight;
+  Forget(flight);
+  return absl::ResourceExhaustedError("no worker is free and the queue is full; try again later");
 }
 
 bool Dispatcher::RetryAllowed() const {
@@ -62,45 +43,57 @@ bool Dispatcher::RetryAllowed() const {
 }
 
 bool Dispatcher::Retry(const std::shared_ptr<Flight>& flight) {
-  const auto placement = TryPlace(*flight);
+  const auto placement = Place(*directory_.View(), flight->Wish(), options_.placement, Decision());
   if (!placement) return false;
+  ++placed_;
   metrics_.retries.Increment();
   return flight->Begin(*placement);
 }
 
 void Dispatcher::Enqueue(std::shared_ptr<Flight> flight) {
-  if (!flight->MarkQueued()) return;
+  BALEEN_CHECK(flight->MarkQueued());  // nobody else knows it yet
   MutexLock lock(mu_);
+  flights_.insert(flight);
   queue_.push_back(std::move(flight));
   metrics_.queue_length.Set(static_cast<double>(queue_.size()));
 }
 
-void Dispatcher::Unqueue(const Flight* flight) {
+bool Dispatcher::Unqueue(const Flight* flight) {
   MutexLock lock(mu_);
   const auto it = std::find_if(queue_.begin(), queue_.end(),
                                [&](const auto& queued) { return queued.get() == flight; });
-  if (it != queue_.end()) queue_.erase(it);
+  if (it == queue_.end()) return false;
+  queue_.erase(it);
   metrics_.queue_length.Set(static_cast<double>(queue_.size()));
+  return true;
+}
+
+bool Dispatcher::BeyondQueue(const Flight* flight) const {
+  MutexLock lock(mu_);
+  const auto bound = queue_.begin() + std::min<int64_t>(std::max(options_.max_queued, 0),
+                                                        static_cast<int64_t>(queue_.size()));
+  return std::any_of(bound, queue_.end(),
+                     [&](const auto& queued) { return queued.get() == flight; });
 }
 
 void Dispatcher::Pump() {
-  while (true) {
-    std::shared_ptr<Flight> front;
-    {
-      MutexLock lock(mu_);
-      if (queue_.empty()) return;
-      front = queue_.front();
-    }
-    const auto placement = TryPlace(*front);
-    if (!placement) return;
-    {
-      MutexLock lock(mu_);
-      if (queue_.empty() || queue_.front() != front) continue;  // another thread was quicker
-      queue_.pop_front();
-      metrics_.queue_length.Set(static_cast<double>(queue_.size()));
-    }
-    RouterMetrics::Observe(metrics_.queue_seconds, clock_.Now() - front->accepted());
-    front->Begin(*placement);
+  std::vector<std::shared_ptr<Flight>> waiting;
+  {
+    MutexLock lock(mu_);
+    waiting.assign(queue_.begin(), queue_.end());
+  }
+  if (waiting.empty()) return;
+  const TimePoint now = clock_.Now();
+  PlacementRound round(*directory_.View(), options_.placement);
+  for (const auto& flight : waiting) {
+    const PlacementRequest wish = flight->Wish();
+    if (round.Hopeless(wish)) continue;
+    const bool keep = now - flight->accepted() >= options_.queue_timeout / 2;
+    const auto placement = round.Next(wish, keep, Decision());
+    if (!placement || !Unqueue(flight.get())) continue;  // another thread was quicker
+    ++placed_;
+    RouterMetrics::Observe(metrics_.queue_seconds, now - flight->accepted());
+    flight->Begin(*placement);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
+#include "common/ids.h"
 #include "common/mutex.h"
 #include "router/generation_events.h"
 #include "router/placement/placement.h"
@@ -43,7 +44,15 @@ class Flight;
 // to the workers. A decode rank and a prefill group are chosen together, both streams start at the
 // same time, and either one failing cancels the other at once. Before the first token a failed
 // attempt is tried once more, under a new attempt id, on another pair. Requests that find no ready
-// pair wait in a bounded queue, first come first served.
+// pair wait in a bounded queue.
+//
+// Order of the queue: whenever the cluster changes, every waiting request is tried, oldest first,
+// so that of those that compete for a pair the oldest gets it, and one that no pair can take now
+// does not hold up those that another pair can take. None starves: from half of `queue_timeout` on,
+// the groups that a request could use are closed to all behind it (PlacementRound). From this
+// router they get only second attempts then, so they work off what they have, until a prefill group
+// and a decode rank among them have fewer waiting than `max_waiting`; the oldest request is tried
+// first.
 //
 // Threads: any; nothing blocks. Tick every 100 ms. Must outlive every request it was given: destroy
 // the WorkerClients' streams first.
@@ -78,14 +87,17 @@ class Dispatcher final : public DirectoryListener {
  private:
   friend class Flight;
 
-  // Gives queued requests to pairs until one finds none.
-  void Pump();
-  std::optional<Placement> TryPlace(const Flight& flight);
+  // Gives every queued request that can go now to a pair, oldest first.
+  void Pump() ABSL_LOCKS_EXCLUDED(mu_);
+  PolicyInput Decision() const { return {.sequence = placed_, .random = RandomId()}; }
   // Places a flight whose attempt failed before the first token.
   bool Retry(const std::shared_ptr<Flight>& flight);
   bool RetryAllowed() const;
   void Enqueue(std::shared_ptr<Flight> flight) ABSL_LOCKS_EXCLUDED(mu_);
-  void Unqueue(const Flight* flight) ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether it was queued.
+  bool Unqueue(const Flight* flight) ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether it still waits, behind as many as may wait.
+  bool BeyondQueue(const Flight* flight) const ABSL_LOCKS_EXCLUDED(mu_);
   void Forget(const std::shared_ptr<Flight>& flight) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<std::shared_ptr<Flight>> Live() const ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -94,7 +106,7 @@ class Dispatcher final : public DirectoryListener {
   WorkerClients& clients_;
   const Clock& clock_;
   RouterMetrics& metrics_;
-  std::atomic<uint64_t> sequence_{0};
+  std::atomic<uint64_t> placed_{0};  // attempts, so that policies take turns
   std::atomic<int> live_retries_{0};
   mutable Mutex mu_;  // never held while calling out
   std::deque<std::shared_ptr<Flight>> queue_ ABSL_GUARDED_BY(mu_);

@@ -58,6 +58,11 @@ bool Flight::MarkQueued() {
   return Step(RequestEvent::kEnqueued);
 }
 
+bool Flight::Withdraw() {
+  MutexLock lock(mu_);
+  return !attempt_ && Step(RequestEvent::kFatalError);
+}
+
 bool Flight::Begin(const Placement& placement) {
   const AttemptInput input{
       .attempt = AttemptId{RandomId()}, .prompt = request_.prompt, .sampling = request_.sampling};

@@ -25,6 +25,8 @@ class Flight final : public RequestHandle,
   // False when the request is not waiting to be placed (any more); nothing happened then.
   bool Begin(const Placement& placement) ABSL_LOCKS_EXCLUDED(mu_);
   bool MarkQueued() ABSL_LOCKS_EXCLUDED(mu_);
+  // Ends a request that has no attempt, without a word to its sink; false when it has or has ended.
+  bool Withdraw() ABSL_LOCKS_EXCLUDED(mu_);
   // Ends the request, whatever it is doing.
   void Fail(absl::Status status, RequestEvent event = RequestEvent::kFatalError)
       ABSL_LOCKS_EXCLUDED(mu_);
