@@ -475,7 +475,8 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
       {.loads = [this] { return group_leader->Loads(); },
        .drain = [this] { SetDraining(true); },
        .undrain = [this] { SetDraining(false); },
-       .flush_cache = [] {}});
+       .flush_cache = [] { return uint64_t{0}; },
+       .flushed = [] { return uint64_t{0}; }});
   directory->SetState(worker::State::kReady);
 }
 

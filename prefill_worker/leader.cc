@@ -94,7 +94,21 @@ void Leader::Push(Event event) {
 void Leader::Cancel(AttemptId attempt) { Push(Cancellation{attempt}); }
 void Leader::Granted(AttemptId attempt) { Push(GrantNotice{attempt}); }
 void Leader::Report(StageReport report) { Push(std::move(report)); }
-void Leader::FlushCache() { Push(Flush{}); }
+
+uint64_t Leader::FlushCache() {
+  uint64_t number = 0;
+  {
+    MutexLock lock(mu_);
+    number = ++flushes_;
+  }
+  Push(Flush{});
+  return number;
+}
+
+uint64_t Leader::flushed() const {
+  MutexLock lock(mu_);
+  return flushed_;
+}
 
 void Leader::Drain(bool on) {
   MutexLock lock(mu_);
@@ -188,6 +202,12 @@ void Leader::Apply(const GrantNotice& grant) {
   if (std::exchange(attempt->granted, true) || !attempt->started) return;
   ungranted_tokens_ -= attempt->total();
   grant_wait_seconds_.Observe(SecondsSince(attempt->begun));
+}
+
+void Leader::Apply(const Flush&) {
+  cache_.Flush();
+  MutexLock lock(mu_);
+  ++flushed_;
 }
 
 void Leader::Apply(const StageReport& report) {

@@ -53,9 +53,9 @@ struct LeaderOptions {
 // At most stages + 1 batches are under way, so a new prompt waits for one micro-batch at most,
 // however deep the pipeline is.
 //
-// Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, Stop, Break, load, OldestBatch from
-// any; NextBatch on the step thread, where all decisions are made. Sinks are called on the step
-// thread, their Finished also by Break.
+// Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, flushed, Stop, Break, load,
+// OldestBatch from any; NextBatch on the step thread, where all decisions are made. Sinks are
+// called on the step thread, their Finished also by Break.
 class Leader {
  public:
   struct Load {
@@ -79,7 +79,10 @@ class Leader {
   void Granted(AttemptId attempt) ABSL_LOCKS_EXCLUDED(mu_);
   void Report(StageReport report) ABSL_LOCKS_EXCLUDED(mu_);
   void Drain(bool on) ABSL_LOCKS_EXCLUDED(mu_);
-  void FlushCache() ABSL_LOCKS_EXCLUDED(mu_);
+  // Forgets all cached prefixes soon; which flush this is, counted from 1.
+  uint64_t FlushCache() ABSL_LOCKS_EXCLUDED(mu_);
+  // The last flush that is done, and all before it.
+  uint64_t flushed() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // The next batch; blocks until there is one. nullopt after Stop or Break.
   std::optional<BatchHeader> NextBatch() ABSL_LOCKS_EXCLUDED(mu_);
@@ -117,7 +120,7 @@ class Leader {
   void Apply(const Cancellation& cancellation);
   void Apply(const GrantNotice& grant);
   void Apply(const StageReport& report);
-  void Apply(const Flush&) { cache_.Flush(); }
+  void Apply(const Flush&) ABSL_LOCKS_EXCLUDED(mu_);
   void OnBatchDone(uint64_t number);
   void Fail(AttemptId id, const absl::Status& why);
   void Finish(Attempt& attempt);
@@ -157,6 +160,8 @@ class Leader {
   // Submitted and not finished.
   std::map<AttemptId, std::shared_ptr<PrefillSink>> known_ ABSL_GUARDED_BY(mu_);
   std::map<uint64_t, TimePoint> under_way_ ABSL_GUARDED_BY(mu_);  // batches, by number
+  uint64_t flushes_ ABSL_GUARDED_BY(mu_) = 0;                     // asked for
+  uint64_t flushed_ ABSL_GUARDED_BY(mu_) = 0;
   Load load_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;

@@ -463,7 +463,8 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members, Inc
              MutexLock inner(directory_mu);
              if (directory) directory->SetState(worker::State::kReady);
            },
-       .flush_cache = [this] { leader()->FlushCache(); }});
+       .flush_cache = [this] { return leader()->FlushCache(); },
+       .flushed = [this] { return leader()->flushed(); }});
   directory->SetState(worker::State::kReady);
 }
 

@@ -76,6 +76,7 @@ struct GroupView {
   GroupState state = GroupState::kStarting;
   std::vector<WorkerLoad> loads;   // by member index
   std::vector<Assigned> assigned;  // by member index; prefill counts all at index 0
+  uint64_t flushed = 0;  // the last GroupCommander::FlushCache carried out, and all before it
 };
 
 // The cluster at one moment; an immutable value.

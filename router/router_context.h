@@ -1,7 +1,8 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "common/clock.h"
@@ -13,7 +14,7 @@
 
 namespace baleen::router {
 
-enum class GroupCommand : uint8_t { kDrain, kUndrain, kFlushCache };
+enum class GroupCommand : uint8_t { kDrain, kUndrain };
 
 // Sends commands to registered groups. Any thread; never blocks.
 class GroupCommander {
@@ -21,6 +22,9 @@ class GroupCommander {
   virtual ~GroupCommander() = default;
   // False when the group is not registered here.
   virtual bool Send(GroupId group, GroupCommand command) = 0;
+  // Tells a prefill group to forget its cached prefixes. It has once GroupView::flushed has reached
+  // the number returned; nullopt when the group is not registered here.
+  virtual std::optional<uint64_t> FlushCache(GroupId group) = 0;
 };
 
 // What both front ends work with. Everything outlives them.
@@ -33,6 +37,7 @@ struct RouterContext {
   RouterMetrics& metrics;
   const Clock& clock;
   const std::atomic<bool>& draining;  // SIGTERM came: not ready any more
+  Duration flush_timeout;             // for a prefill group's answer to FlushCache
 };
 
 inline constexpr char kVersion[] = "0.1.0";

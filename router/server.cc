@@ -77,7 +77,7 @@ absl::Status WriteReadyFile(const std::string& path, int http_port, int grpc_por
 
 }  // namespace
 
-Server::Server(ModelInfo model, Dispatcher::Options dispatch)
+Server::Server(ModelInfo model, Dispatcher::Options dispatch, Duration flush_timeout)
     : model_(std::move(model)),
       metrics_(metrics_registry_),
       clients_(GrpcWorkerClients::Create()),
@@ -91,13 +91,16 @@ Server::Server(ModelInfo model, Dispatcher::Options dispatch)
                                  .commander = *directory_service_,
                                  .metrics = metrics_,
                                  .clock = SteadyClock(),
-                                 .draining = draining_}) {}
+                                 .draining = draining_,
+                                 .flush_timeout = flush_timeout}) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::RouterConfig& config,
                                                        ShutdownSignal&) {
   BALEEN_ASSIGN_OR_RETURN(const Dispatcher::Options dispatch, DispatchOptions(config));
   BALEEN_ASSIGN_OR_RETURN(ModelInfo model, ModelInfo::Load(config.model(), config.model_name()));
-  std::unique_ptr<Server> server(new Server(std::move(model), dispatch));
+  const auto flush_timeout =
+      milliseconds(OrDefault(config.has_flush_timeout_ms(), config.flush_timeout_ms(), 30000));
+  std::unique_ptr<Server> server(new Server(std::move(model), dispatch, flush_timeout));
   BALEEN_RETURN_IF_ERROR(server->Listen(config));
   return server;
 }

@@ -45,7 +45,7 @@ class Server {
   RouterContext& context() { return *context_; }
 
  private:
-  Server(ModelInfo model, Dispatcher::Options dispatch);
+  Server(ModelInfo model, Dispatcher::Options dispatch, Duration flush_timeout);
   absl::Status Listen(const v1::RouterConfig& config);
   absl::Status ListenGrpc(const v1::RouterConfig& config);
 

@@ -98,6 +98,7 @@ absl::Status WorkerDirectory::Update(GroupId id, Report report) {
     Group& group = it->second;
     group.last_report = clock_.Now();
     group.view.state = report.state;
+    group.view.flushed = std::max(group.view.flushed, report.flushed);  // of several streams
     report.loads.resize(group.view.loads.size());
     group.view.loads = std::move(report.loads);
     view_.reset();

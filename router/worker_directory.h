@@ -40,6 +40,7 @@ class WorkerDirectory {
   struct Report {
     GroupState state = GroupState::kStarting;
     std::vector<WorkerLoad> loads;  // by member index
+    uint64_t flushed = 0;           // as GroupView's
   };
 
   // `own`: the fingerprint fields the router knows itself; a group that has a field of the same

@@ -60,14 +60,20 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
     while (active_) done_.Wait(mu_);
   }
 
-  // Sends `load` unless a write is still under way; dials when the stream is gone.
-  void Report(const v1::LoadReport& load) {
+  // Sends `load` unless a write is still under way; dials when the stream is gone. `flushed`: the
+  // last flush that is done.
+  void Report(const v1::LoadReport& load, uint64_t flushed) {
     bool redial = false;
     {
       MutexLock lock(mu_);
       redial = !active_ && !closing_;
+      while (!flushes_.empty() && flushes_.front().own <= flushed) {
+        flushed_ = flushes_.front().routers;
+        flushes_.pop_front();
+      }
       if (writable_ && !writing_) {
         *report_.mutable_load() = load;
+        report_.mutable_load()->set_flushed(flushed_);
         writing_ = true;
         StartWrite(&report_);
       }
@@ -106,6 +112,8 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
     context_->set_wait_for_ready(true);
     report_.Clear();
     *report_.mutable_registration() = registration_;
+    flushes_.clear();
+    flushed_ = 0;
     active_ = writable_ = writing_ = true;
     stub_->async()->Register(context_.get(), this);
     AddHold();  // Report writes from outside the reactor's callbacks
@@ -124,8 +132,18 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
       spdlog::error("router {} refused this group: {}", router_, command.rejected().reason());
     if (command.has_drain()) callbacks_.drain();
     if (command.has_undrain()) callbacks_.undrain();
-    if (command.has_flush_cache()) callbacks_.flush_cache();
+    if (command.has_flush_cache()) {
+      const uint64_t own = callbacks_.flush_cache();
+      MutexLock lock(mu_);
+      flushes_.push_back({.routers = command.flush_cache().number(), .own = own});
+    }
   }
+
+  // One flush: its number at the router and here.
+  struct Flush {
+    uint64_t routers;
+    uint64_t own;
+  };
 
   const std::string router_;
   const v1::Registration registration_;
@@ -136,6 +154,8 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
   CondVar done_;
   std::unique_ptr<grpc::ClientContext> context_ ABSL_GUARDED_BY(mu_);
   WorkerReport report_ ABSL_GUARDED_BY(mu_);
+  std::deque<Flush> flushes_ ABSL_GUARDED_BY(mu_);  // not done, in order
+  uint64_t flushed_ ABSL_GUARDED_BY(mu_) = 0;       // the router's number of the last one done
   bool active_ ABSL_GUARDED_BY(mu_) = false;
   bool writable_ ABSL_GUARDED_BY(mu_) = false;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
@@ -166,6 +186,7 @@ class Client final : public DirectoryClient {
  private:
   void Report() {
     const std::vector<Load> loads = callbacks_.loads();
+    const uint64_t flushed = callbacks_.flushed();
     v1::LoadReport report;
     {
       MutexLock lock(mu_);
@@ -173,7 +194,7 @@ class Client final : public DirectoryClient {
     }
     for (size_t i = 0; i < loads.size(); ++i)
       *report.add_members() = worker::ToProto(static_cast<int>(i), loads[i]);
-    for (auto& stream : streams_) stream->Report(report);
+    for (auto& stream : streams_) stream->Report(report, flushed);
   }
 
   const Callbacks callbacks_;

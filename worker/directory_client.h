@@ -30,7 +30,10 @@ class DirectoryClient {
  public:
   struct Callbacks {
     std::function<std::vector<Load>()> loads;  // by member index
-    std::function<void()> drain, undrain, flush_cache;
+    std::function<void()> drain, undrain;
+    // Starts to empty the prefix cache; which flush that is, counted from 1. 0: there is no cache.
+    std::function<uint64_t()> flush_cache;
+    std::function<uint64_t()> flushed;  // the last flush that is done
   };
   static std::unique_ptr<DirectoryClient> Create(std::vector<std::string> routers,
                                                  GroupRegistration registration,

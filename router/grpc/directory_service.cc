@@ -48,6 +48,7 @@ GroupIdentity FromProto(const v1::Registration& r) {
 WorkerDirectory::Report FromProto(const v1::LoadReport& load) {
   WorkerDirectory::Report report;
   report.state = FromProto(load.state());
+  report.flushed = load.flushed();
   for (const v1::MemberLoad& m : load.members()) {
     if (m.index() < 0 || m.index() >= load.members_size()) continue;
     report.loads.resize(static_cast<size_t>(load.members_size()));
@@ -72,6 +73,7 @@ class DirectoryServiceImpl final : public DirectoryService, public v1::Directory
 
   grpc::Service* service() override { return this; }
   bool Send(GroupId group, GroupCommand command) override;
+  std::optional<uint64_t> FlushCache(GroupId group) override;
   void CloseAll() override;
 
   grpc::ServerBidiReactor<v1::WorkerReport, v1::RouterCommand>* Register(
@@ -79,8 +81,12 @@ class DirectoryServiceImpl final : public DirectoryService, public v1::Directory
 
  private:
   friend class RegisterStream;
+  bool Broadcast(GroupId group, const v1::RouterCommand& command)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   WorkerDirectory& directory_;
   Mutex mu_;
+  uint64_t flushes_ ABSL_GUARDED_BY(mu_) = 0;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   std::set<RegisterStream*> streams_ ABSL_GUARDED_BY(mu_);
 };
@@ -240,13 +246,23 @@ bool DirectoryServiceImpl::Send(GroupId group, GroupCommand command) {
     case GroupCommand::kUndrain:
       message.mutable_undrain();
       break;
-    case GroupCommand::kFlushCache:
-      message.mutable_flush_cache();
-      break;
   }
   MutexLock lock(mu_);
-  bool sent = false;  // to each stream of the group: one of them may be broken
-  for (RegisterStream* stream : streams_) sent |= stream->Send(group, message);
+  return Broadcast(group, message);
+}
+
+std::optional<uint64_t> DirectoryServiceImpl::FlushCache(GroupId group) {
+  MutexLock lock(mu_);
+  v1::RouterCommand message;
+  message.mutable_flush_cache()->set_number(++flushes_);
+  if (!Broadcast(group, message)) return std::nullopt;
+  return flushes_;
+}
+
+// To each stream of the group: one of them may be broken.
+bool DirectoryServiceImpl::Broadcast(GroupId group, const v1::RouterCommand& command) {
+  bool sent = false;
+  for (RegisterStream* stream : streams_) sent |= stream->Send(group, command);
   return sent;
 }
 

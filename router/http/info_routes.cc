@@ -11,6 +11,7 @@
 #include "router/api/field_reader.h"
 #include "router/api/info_json.h"
 #include "router/api/requests.h"
+#include "router/http/flush_cache.h"
 
 namespace baleen::router {
 
@@ -19,6 +20,10 @@ namespace asio = boost::asio;
 namespace {
 
 constexpr size_t kHeavyBodyBytes = 100 << 10;
+
+asio::awaitable<void> ReplyResult(Exchange& exchange, absl::StatusOr<std::string> json) {
+  return json.ok() ? exchange.ReplyJson(*std::move(json)) : exchange.ReplyError(json.status());
+}
 
 using Answer = absl::StatusOr<std::string> (*)(Exchange&);
 
@@ -36,10 +41,7 @@ asio::awaitable<void> ReplyWith(Exchange& exchange, Answer answer) {
         },
         asio::use_awaitable);
   }
-  if (json.ok())
-    co_await exchange.ReplyJson(*std::move(json));
-  else
-    co_await exchange.ReplyError(json.status());
+  co_await ReplyResult(exchange, std::move(json));
 }
 
 // Braced lists stay out of coroutines: GCC 12 cannot compile them there.
@@ -81,8 +83,6 @@ absl::StatusOr<std::string> Command(Exchange& exchange, const std::string& group
     what = GroupCommand::kDrain;
   else if (command == "undrain")
     what = GroupCommand::kUndrain;
-  else if (command == "flush_cache")
-    what = GroupCommand::kFlushCache;
   else
     return absl::NotFoundError(absl::StrCat("no command \"", command, "\""));
   RouterContext& context = exchange.context();
@@ -90,21 +90,9 @@ absl::StatusOr<std::string> Command(Exchange& exchange, const std::string& group
   int told = 0;
   for (const auto* groups : {&view->prefill, &view->decode})
     for (const GroupView& g : *groups)
-      if (group.empty() || g.identity->name == group) told += context.commander.Send(g.id, what);
-  if (told == 0 && !group.empty())
-    return absl::NotFoundError(absl::StrCat("no group \"", group, "\" is registered"));
+      if (g.identity->name == group) told += context.commander.Send(g.id, what);
+  if (told == 0) return absl::NotFoundError(absl::StrCat("no group \"", group, "\" is registered"));
   return Dump({{"groups", told}});
-}
-
-absl::StatusOr<std::string> FlushAll(Exchange& exchange) {
-  return Command(exchange, /*group=*/"", "flush_cache");
-}
-
-absl::StatusOr<std::string> PathCommand(Exchange& exchange) {
-  const std::vector<std::string> parts = absl::StrSplit(exchange.path(), '/');
-  if (parts.size() != 4 || parts[2].empty())
-    return absl::NotFoundError("use /workers/GROUP/drain, undrain or flush_cache");
-  return Command(exchange, parts[2], parts[3]);
 }
 
 }  // namespace
@@ -166,9 +154,17 @@ asio::awaitable<void> ServeDetokenize(Exchange& exchange) {
   return ReplyWith(exchange, &Detokenize);
 }
 asio::awaitable<void> ServeAbort(Exchange& exchange) { return ReplyWith(exchange, &Abort); }
-asio::awaitable<void> ServeFlushCache(Exchange& exchange) { return ReplyWith(exchange, &FlushAll); }
+asio::awaitable<void> ServeFlushCache(Exchange& exchange) { return FlushCache(exchange, ""); }
+
 asio::awaitable<void> ServeWorkerCommand(Exchange& exchange) {
-  return ReplyWith(exchange, &PathCommand);
+  const std::vector<std::string> parts = absl::StrSplit(exchange.path(), '/');
+  absl::StatusOr<std::string> json =
+      absl::NotFoundError("use /workers/GROUP/drain, undrain or flush_cache");
+  if (parts.size() == 4 && !parts[2].empty()) {
+    if (parts[3] == "flush_cache") co_return co_await FlushCache(exchange, parts[2]);
+    json = Command(exchange, parts[2], parts[3]);
+  }
+  co_await ReplyResult(exchange, std::move(json));
 }
 
 }  // namespace baleen::router

@@ -19,7 +19,7 @@ boost::asio::awaitable<void> ServeTokenize(Exchange& exchange);
 boost::asio::awaitable<void> ServeDetokenize(Exchange& exchange);
 // {"rid": request id}: ends that request with an error.
 boost::asio::awaitable<void> ServeAbort(Exchange& exchange);
-// Tells every group; 200 when all could be told.
+// Every prefill group's; 200 once all have emptied theirs.
 boost::asio::awaitable<void> ServeFlushCache(Exchange& exchange);
 // POST /workers/GROUP/drain, /undrain or /flush_cache.
 boost::asio::awaitable<void> ServeWorkerCommand(Exchange& exchange);

@@ -342,5 +342,14 @@ TEST_F(LeaderTest, AtMostStagesPlusOneBatchesAreUnderWay) {
   EXPECT_EQ(leader_->NextBatch()->number, 4u);  // blocks until the first is done
 }
 
+TEST_F(LeaderTest, AFlushIsDoneOnceTheStepThreadHasEmptiedTheCache) {
+  Make(Defaults());
+  EXPECT_EQ(leader_->FlushCache(), 1u);
+  EXPECT_EQ(leader_->FlushCache(), 2u);
+  EXPECT_EQ(leader_->flushed(), 0u);
+  Settle();
+  EXPECT_EQ(leader_->flushed(), 2u);
+}
+
 }  // namespace
 }  // namespace baleen::prefill_worker

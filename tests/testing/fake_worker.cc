@@ -120,6 +120,7 @@ void FakeWorker::Report(v1::Role role) {
       MutexLock lock(mu_);
       commands_.push_back(command);
       if (command.has_accepted()) ++accepted_;
+      if (command.has_flush_cache() && flushes_) flushed_ = command.flush_cache().number();
       if (command.has_rejected()) rejection_ = command.rejected().reason();
     }
   });
@@ -128,6 +129,7 @@ void FakeWorker::Report(v1::Role role) {
     v1::LoadReport* load = report.mutable_load();
     load->Clear();
     load->set_state(state_);
+    if (role == v1::PREFILL) load->set_flushed(flushed_);
     for (int i = 0; i < members; ++i) {
       v1::MemberLoad* m = load->add_members();
       m->set_index(i);

@@ -75,6 +75,8 @@ class FakeWorker {
   static bool Eventually(const std::function<bool()>& condition);
 
   void SetState(v1::WorkerState state) { state_ = state; }
+  // Whether prefill acknowledges that it emptied its prefix cache; true at first.
+  void SetFlushes(bool flushes) { flushes_ = flushes; }
   // Ends the Register streams; the services go on.
   void Deregister();
   // Ends everything at once, as a killed process.
@@ -99,6 +101,8 @@ class FakeWorker {
   std::atomic<bool> deregistered_{false};
   std::atomic<bool> released_{false};
   std::atomic<v1::WorkerState> state_{v1::READY};
+  std::atomic<bool> flushes_{true};
+  std::atomic<uint64_t> flushed_{0};
   std::atomic<int> decodes_cancelled_{0};
   std::atomic<int> prefills_cancelled_{0};
   std::atomic<int> running_{0};

@@ -29,10 +29,16 @@ class RecordingDirectory final : public v1::Directory::Service {
         stream->Write(command);
         command.mutable_drain();
         stream->Write(command);
+        command.mutable_flush_cache()->set_number(41);
+        stream->Write(command);
+        command.mutable_flush_cache()->set_number(42);
+        stream->Write(command);
       }
-      if (report.has_load())
+      if (report.has_load()) {
+        log.Add(absl::StrCat("flushed ", report.load().flushed()));
         log.Add(absl::StrCat("state ", report.load().state(), " running ",
                              report.load().members(0).running()));
+      }
     }
     return grpc::Status::OK;
   }
@@ -56,9 +62,15 @@ class DirectoryClientTest : public ::testing::Test {
         {.loads = [] { return std::vector<Load>{{.running = 3}}; },
          .drain = [this] { log_.Add("drain"); },
          .undrain = [] {},
-         .flush_cache = [] {}});
+         .flush_cache =
+             [this] {
+               log_.Add("flush");
+               return ++flushes_;
+             },
+         .flushed = [this] { return flushed_.load(); }});
   }
   EventLog log_;
+  std::atomic<uint64_t> flushes_{0}, flushed_{0};
 };
 
 TEST_F(DirectoryClientTest, RegistersReportsAndObeys) {
@@ -70,6 +82,21 @@ TEST_F(DirectoryClientTest, RegistersReportsAndObeys) {
   EXPECT_TRUE(log_.WaitFor("drain"));
   client->SetState(State::kReady);
   EXPECT_TRUE(directory.log.WaitFor(absl::StrCat("state ", v1::READY, " running 3")));
+  client.reset();
+  server->Shutdown();
+}
+
+TEST_F(DirectoryClientTest, AcknowledgesAFlushOnceItIsDone) {
+  RecordingDirectory directory;
+  int port = 0;
+  auto server = Serve(directory, &port);
+  auto client = Client(port);
+  ASSERT_TRUE(log_.WaitFor("flush", 2));
+  ASSERT_TRUE(directory.log.WaitFor("flushed 0", 3));  // reports, but nothing done
+  flushed_ = 1;
+  EXPECT_TRUE(directory.log.WaitFor("flushed 41"));
+  flushed_ = 2;
+  EXPECT_TRUE(directory.log.WaitFor("flushed 42"));
   client.reset();
   server->Shutdown();
 }
