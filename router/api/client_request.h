@@ -17,7 +17,8 @@ struct OutputOptions {
   bool keep_stop = false;         // and includes it
   bool skip_special = true;
   bool logprobs = false;
-  int top_logprobs = 0;  // alternatives a token
+  int top_logprobs = 0;        // alternatives a token
+  bool logprob_texts = false;  // /generate: the token's text beside its id
 };
 
 // One request of a client, whatever wire it came over: checked, tokenised, ready to dispatch. Each
@@ -33,9 +34,10 @@ struct ClientRequest {
   int max_new_tokens = 0;  // wanted; 0: as many as fit
   OutputOptions output;
   bool stream = false;
-  bool include_usage = false;     // streaming: a last chunk with it
-  bool continuous_usage = false;  // streaming: every chunk carries it
-  bool echo = false;              // completions: the text begins with the prompt
+  bool include_usage = false;            // streaming: a last chunk with it
+  bool continuous_usage = false;         // streaming: every chunk carries it
+  bool echo = false;                     // completions: the text begins with the prompt
+  std::vector<std::string> request_ids;  // the client's in the body: one for all or one a prompt
   std::vector<std::string> unknown_fields;
 };
 

@@ -87,6 +87,14 @@ void FieldReader::Ignore(std::initializer_list<absl::string_view> names) {
   for (absl::string_view name : names) asked_.emplace(name);
 }
 
+void FieldReader::Refuse(std::initializer_list<absl::string_view> names) {
+  for (absl::string_view name : names) {
+    const Json* value = Find(name);
+    if (value == nullptr || *value == false || *value == "" || value->empty()) continue;
+    Fail(name, "is not supported", "unsupported_value");
+  }
+}
+
 std::vector<std::string> FieldReader::UnknownFields() const {
   std::vector<std::string> unknown;
   for (const auto& [key, value] : object_.items())

@@ -31,6 +31,9 @@ class FieldReader {
   // Known, but without effect here.
   void Ignore(std::initializer_list<absl::string_view> names);
 
+  // Known, but not offered: an error unless absent, false or empty.
+  void Refuse(std::initializer_list<absl::string_view> names);
+
   void Fail(absl::string_view name, absl::string_view message, absl::string_view code = "");
   const absl::Status& status() const { return status_; }
   // The first few of them.

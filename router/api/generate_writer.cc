@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "router/api/response_writer.h"
 
 namespace baleen::router {
@@ -45,6 +47,8 @@ class GenerateWriter final : public ResponseWriter {
     std::vector<uint32_t> ids;
     Json input_logprobs = Json::array();
     Json output_logprobs = Json::array();
+    Json input_top = Json::array();  // by token, a list of alternatives
+    Json output_top = Json::array();
     Json final;
   };
 
@@ -52,19 +56,44 @@ class GenerateWriter final : public ResponseWriter {
     Choice& choice = choices_[static_cast<size_t>(index)];
     choice.text += delta.text;
     choice.ids.insert(choice.ids.end(), delta.tokens.begin(), delta.tokens.end());
-    for (size_t i = 0; i < delta.prompt_logprobs.size(); ++i)
-      choice.input_logprobs.push_back(Entry(delta.prompt_logprobs[i], /*has_value=*/i > 0));
-    for (const TokenLogprob& t : delta.logprobs) choice.output_logprobs.push_back(Entry(t, true));
+    for (size_t i = 0; i < delta.prompt_logprobs.size(); ++i) {
+      const TokenLogprob& t = delta.prompt_logprobs[i];
+      const bool first = i == 0;  // nothing predicts it
+      choice.input_logprobs.push_back(Entry(t.token, first ? Json(nullptr) : Json(t.logprob)));
+      choice.input_top.push_back(first ? Json(nullptr) : Top(t));
+    }
+    for (const TokenLogprob& t : delta.logprobs) {
+      choice.output_logprobs.push_back(Entry(t.token, t.logprob));
+      choice.output_top.push_back(Top(t));
+    }
   }
 
   // SGLang's triple: logprob, id, text (null unless asked for).
-  static Json Entry(const TokenLogprob& t, bool has_value) {
-    return Json::array({has_value ? Json(t.logprob) : Json(nullptr), t.token, nullptr});
+  Json Entry(uint32_t token, Json logprob) const {
+    const bool texts = context_.request->output.logprob_texts;
+    Json entry = Json::array({std::move(logprob), token, nullptr});
+    if (texts) entry.back() = TokenText(*context_.model, token);
+    return entry;
+  }
+
+  Json Top(const TokenLogprob& t) const {
+    const auto wanted = static_cast<size_t>(context_.request->output.top_logprobs);
+    Json list = Json::array();
+    for (size_t i = 0; i < std::min(t.top.size(), wanted); ++i)
+      list.push_back(Entry(t.top[i].first, t.top[i].second));
+    return list;
+  }
+
+  // The client's id of a choice, or ours of the response.
+  const std::string& IdOf(int index) const {
+    const auto& ids = context_.request->request_ids;
+    if (ids.empty()) return context_.id;
+    return ids.size() == 1 ? ids.front() : ids[static_cast<size_t>(index)];
   }
 
   Json State(int index, const Usage& usage, Json finish_reason) const {
     const Choice& choice = choices_[static_cast<size_t>(index)];
-    Json meta = {{"id", context_.id}};
+    Json meta = {{"id", IdOf(index)}};
     meta["finish_reason"] = std::move(finish_reason);
     meta["prompt_tokens"] = usage.prompt_tokens;
     meta["completion_tokens"] = usage.completion_tokens;
@@ -72,6 +101,10 @@ class GenerateWriter final : public ResponseWriter {
     if (context_.request->output.logprobs) {
       meta["input_token_logprobs"] = choice.input_logprobs;
       meta["output_token_logprobs"] = choice.output_logprobs;
+    }
+    if (context_.request->output.top_logprobs > 0) {
+      meta["input_top_logprobs"] = choice.input_top;
+      meta["output_top_logprobs"] = choice.output_top;
     }
     Json state = {{"text", choice.text}, {"output_ids", choice.ids}};
     state["meta_info"] = std::move(meta);

@@ -20,7 +20,8 @@ absl::StatusOr<ClientRequest> ParseChatRequest(const ModelInfo& model, const Jso
 // POST /v1/completions.
 absl::StatusOr<ClientRequest> ParseCompletionsRequest(const ModelInfo& model, const Json& body);
 
-// POST /generate, SGLang's own endpoint.
+// POST /generate, SGLang's own endpoint. `rid` (one for all or one a prompt) is what /abort_request
+// takes. Fields of SGLang's that would change the answer and are not offered are errors.
 struct GenerateRequest {
   ClientRequest request;
   bool batch = false;  // a list came in, so a list goes out

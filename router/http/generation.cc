@@ -1,6 +1,7 @@
 #include "router/http/generation.h"
 
 #include <ctime>
+#include <deque>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -52,6 +53,8 @@ class Generation {
   absl::Status Handle(Mailbox::Event& event, ResponseWriter::Events* out);
   void Take(int index, TokenStep step, ResponseWriter::Events* out);
   void End(int index, const FinishInfo* info, ResponseWriter::Events* out);
+  // So that they can be aborted under the client's ids: those in the body or the exchange's.
+  std::deque<RequestRegistry::Entry> Register() const;
   void CancelAll();
   void Send(const ResponseWriter::Events& events);
   asio::awaitable<void> Answer(absl::Status status);
@@ -82,6 +85,22 @@ absl::Status Generation::Dispatch() {
   }
   running_ = choices_.size();
   return absl::OkStatus();
+}
+
+std::deque<RequestRegistry::Entry> Generation::Register() const {
+  const std::vector<std::string>& ids = request_->request_ids;
+  const bool id_a_choice = ids.size() > 1;
+  std::deque<RequestRegistry::Entry> entries;
+  RequestRegistry::Handles handles;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (choices_[i].handle == nullptr) continue;
+    handles.push_back(choices_[i].handle);
+    if (id_a_choice) entries.emplace_back(context_.registry, ids[i], std::exchange(handles, {}));
+  }
+  if (!id_a_choice)
+    entries.emplace_back(context_.registry, ids.empty() ? exchange_.request_id() : ids.front(),
+                         std::move(handles));
+  return entries;
 }
 
 void Generation::CancelAll() {
@@ -188,10 +207,7 @@ asio::awaitable<void> Generation::Serve() {
   Connection& connection = exchange_.connection();
   connection.StartWatching([mailbox = mailbox_] { mailbox->Wake(); });
   absl::Status status = Dispatch();
-  RequestRegistry::Handles handles;
-  for (const Choice& choice : choices_)
-    if (choice.handle != nullptr) handles.push_back(choice.handle);
-  const RequestRegistry::Entry entry(context_.registry, exchange_.request_id(), std::move(handles));
+  const std::deque<RequestRegistry::Entry> entries = Register();
   if (request_->stream) context_.metrics.streams.Increment();
   if (status.ok()) status = co_await Run();
   CancelAll();

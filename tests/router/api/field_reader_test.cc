@@ -44,5 +44,19 @@ TEST(FieldReader, ListsWhatNobodyAskedFor) {
   EXPECT_THAT(fields.UnknownFields(), ElementsAre("odd", "other"));
 }
 
+TEST(FieldReader, RefusesWhatHasAnEffectOnly) {
+  const Json json =
+      Json::parse(R"({"null":null,"no":false,"text":"","list":[],"zero":0,"yes":true})");
+  FieldReader fields(json);
+  fields.Refuse({"absent", "null", "no", "text", "list"});
+  EXPECT_TRUE(fields.status().ok());
+  EXPECT_THAT(fields.UnknownFields(), ElementsAre("zero", "yes"));
+  fields.Refuse({"yes"});
+  EXPECT_EQ(fields.status().message(), "yes: is not supported");
+  FieldReader other(json);
+  other.Refuse({"zero"});  // may be an id
+  EXPECT_EQ(ParamOf(other.status()), "zero");
+}
+
 }  // namespace
 }  // namespace baleen::router

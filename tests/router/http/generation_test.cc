@@ -375,5 +375,23 @@ TEST_F(GenerationTest, AbortByIdEndsTheRequestWithAnError) {
   EXPECT_TRUE(Quiet());
 }
 
+TEST_F(GenerationTest, GenerateIsAbortedUnderItsRid) {
+  Start();
+  worker_->SetDecode({.hang = true});
+  for (const json& rid : {json("mine"), json::array({"other", "mine"})}) {
+    const json text = rid.is_array() ? json::array({"x", "y"}) : json("x");
+    HttpClient client = Client();
+    client.Send(HttpClient::Format("POST", "/generate", json{{"text", text}, {"rid", rid}}.dump(),
+                                   {{"x-request-id", "header"}}));
+    const size_t ids = rid.is_array() ? 2 : 1;
+    ASSERT_TRUE(
+        FakeWorker::Eventually([&] { return size_t(server_->context().registry.size()) == ids; }));
+    EXPECT_EQ(Post("/abort_request", {{"rid", "header"}}).json()["aborted"], 0);
+    EXPECT_EQ(Post("/abort_request", {{"rid", "mine"}}).json()["aborted"], 1);
+    EXPECT_EQ(client.Read().status, 499);
+    EXPECT_TRUE(Quiet());
+  }
+}
+
 }  // namespace
 }  // namespace baleen::router
