@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
+#include "grpc/grpc.h"
 #include "proto/inference.grpc.pb.h"
 #include "router/api/api_error.h"
 #include "router/api/info_json.h"
@@ -18,8 +19,11 @@
 namespace baleen::router {
 namespace {
 
+constexpr char kTooSlow[] = "the client reads too slowly";
+
 // One streaming call. Deltas that arrive while a write is under way wait in a queue: a slow client
-// costs memory in its own call, up to a bound, and never stalls a worker's stream.
+// costs memory in its own call, up to a bound, and never stalls a worker's stream. Beyond the bound
+// the call is cancelled, for the write under way ends only when the client reads, maybe never.
 //
 // Threads: the sink's calls come from worker client threads, On* from gRPC's. Lifetime: gRPC drops
 // the reactor's share in OnDone, the dispatcher's request drops the sink's.
@@ -41,8 +45,13 @@ class StreamCall final : public GenerationSink,
     const std::shared_ptr<StreamCall> call_;
   };
 
-  StreamCall(RouterContext& context, std::string endpoint, size_t buffer_bytes)
-      : context_(context), endpoint_(std::move(endpoint)), buffer_bytes_(buffer_bytes) {}
+  // `call` lives until the reactor's OnDone.
+  StreamCall(RouterContext& context, grpc::CallbackServerContext* call, std::string endpoint,
+             size_t buffer_bytes)
+      : context_(context),
+        call_(call),
+        endpoint_(std::move(endpoint)),
+        buffer_bytes_(buffer_bytes) {}
 
   // Starts the request; the reactor to return to gRPC.
   Reactor* Begin(std::string id, absl::StatusOr<ClientRequest> request) {
@@ -59,6 +68,7 @@ class StreamCall final : public GenerationSink,
 
   void OnTokens(TokenStep step) override {
     std::shared_ptr<RequestHandle> stopped;
+    bool cut = false;
     {
       MutexLock lock(mu_);
       if (end_) return;
@@ -74,15 +84,22 @@ class StreamCall final : public GenerationSink,
         PushFinish(nullptr);
       }
       if (overflowed_) stopped = handle_;
+      cut = cutting_;
       Flush();
     }
     if (stopped != nullptr) stopped->Cancel(CancelReason::kStopMatched);
+    if (cut) Cut();
   }
   void OnFinished(const FinishInfo& info) override {
-    MutexLock lock(mu_);
-    if (end_) return;
-    PushFinish(&info);
-    Flush();
+    bool cut = false;
+    {
+      MutexLock lock(mu_);
+      if (end_) return;
+      PushFinish(&info);
+      cut = cutting_;
+      Flush();
+    }
+    if (cut) Cut();
   }
   void OnError(absl::Status status) override {
     MutexLock lock(mu_);
@@ -168,10 +185,19 @@ class StreamCall final : public GenerationSink,
     buffered_ += response.ByteSizeLong();
     pending_.push_back(std::move(response));
     if (buffered_ <= buffer_bytes_ || pending_.size() < 2 || end_) return;
-    overflowed_ = true;
+    overflowed_ = cutting_ = true;
     context_.metrics.slow_readers_cut.Increment();
     pending_.resize(writing_ ? 1 : 0);
-    End(absl::ResourceExhaustedError("the client reads too slowly"));
+    End(absl::ResourceExhaustedError(kTooSlow));
+  }
+  // Without the lock, because gRPC may call back from inside; Flush does not finish the call
+  // before. Not TryCancel: that tells the client that it was cancelled, not why.
+  void Cut() ABSL_LOCKS_EXCLUDED(mu_) {
+    grpc_call_cancel_with_status(call_->c_call(), GRPC_STATUS_RESOURCE_EXHAUSTED, kTooSlow,
+                                 nullptr);
+    MutexLock lock(mu_);
+    cutting_ = false;
+    Flush();
   }
   void End(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     context_.metrics.CountRequest(endpoint_, status.ok() ? 200 : ToErrorReply(status).http_status);
@@ -182,13 +208,14 @@ class StreamCall final : public GenerationSink,
     if (!pending_.empty() && !gone_) {
       writing_ = true;
       reactor_->StartWrite(&pending_.front());
-    } else if (end_) {
+    } else if (end_ && !cutting_) {
       finished_ = true;
       reactor_->Finish(ToGrpc(*end_));
     }
   }
 
   RouterContext& context_;
+  grpc::CallbackServerContext* const call_;
   const std::string endpoint_;
   const size_t buffer_bytes_;
   Mutex mu_;
@@ -204,6 +231,7 @@ class StreamCall final : public GenerationSink,
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   bool gone_ ABSL_GUARDED_BY(mu_) = false;
   bool overflowed_ ABSL_GUARDED_BY(mu_) = false;
+  bool cutting_ ABSL_GUARDED_BY(mu_) = false;  // overflowed, and not cancelled yet
   bool stop_before_handle_ ABSL_GUARDED_BY(mu_) = false;
 };
 
@@ -215,12 +243,12 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
   void StopAccepting() override { accepting_ = false; }
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
-    return BeginStream<v1::GenerateResponse>("grpc.Generate", *request);
+      grpc::CallbackServerContext* call, const v1::GenerateRequest* request) override {
+    return BeginStream<v1::GenerateResponse>(call, "grpc.Generate", *request);
   }
-  grpc::ServerWriteReactor<v1::ChatResponse>* Chat(grpc::CallbackServerContext*,
+  grpc::ServerWriteReactor<v1::ChatResponse>* Chat(grpc::CallbackServerContext* call,
                                                    const v1::ChatRequest* request) override {
-    return BeginStream<v1::ChatResponse>("grpc.Chat", *request);
+    return BeginStream<v1::ChatResponse>(call, "grpc.Chat", *request);
   }
 
   grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* call,
@@ -275,8 +303,10 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
 
  private:
   template <typename Response, typename Request>
-  grpc::ServerWriteReactor<Response>* BeginStream(const char* endpoint, const Request& request) {
-    auto call = std::make_shared<StreamCall<Response>>(context_, endpoint, write_buffer_bytes_);
+  grpc::ServerWriteReactor<Response>* BeginStream(grpc::CallbackServerContext* context,
+                                                  const char* endpoint, const Request& request) {
+    auto call =
+        std::make_shared<StreamCall<Response>>(context_, context, endpoint, write_buffer_bytes_);
     std::string id = request.request_id();
     if (id.empty()) id = absl::StrFormat("grpc-%016x", RandomId());
     if (!accepting_)
