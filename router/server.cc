@@ -54,12 +54,19 @@ absl::StatusOr<HttpOptions> HttpOptionsFrom(const v1::RouterConfig& c) {
   if (!c.host().empty()) options.host = c.host();
   options.port = OrDefault(c.has_http_port(), c.http_port(), 8000);
   options.threads = OrDefault(c.has_http_threads(), c.http_threads(), 2);
+  options.max_connections = OrDefault(c.has_http_connections(), c.http_connections(), 4096);
+  options.limits.body_timeout =
+      milliseconds(OrDefault(c.has_body_timeout_ms(), c.body_timeout_ms(), 60000));
   options.limits.max_body_bytes = static_cast<size_t>(MaxBodyBytes(c));
   options.limits.write_buffer_bytes =
       static_cast<size_t>(OrDefault(c.has_write_buffer_bytes(), c.write_buffer_bytes(), 1 << 20));
   if (options.port < 0 || options.port > 65535)
     return absl::InvalidArgumentError("http_port: not a port");
   if (options.threads < 1) return absl::InvalidArgumentError("http_threads: must be at least 1");
+  if (options.max_connections < 1)
+    return absl::InvalidArgumentError("http_connections: must be at least 1");
+  if (options.limits.body_timeout < milliseconds(1))
+    return absl::InvalidArgumentError("body_timeout_ms: must be at least 1");
   if (c.max_body_bytes() < 0 || c.write_buffer_bytes() < 0)
     return absl::InvalidArgumentError("max_body_bytes, write_buffer_bytes: must not be negative");
   return options;

@@ -4,6 +4,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core/error.hpp>
 
 #include "router/http/deadline.h"
 
@@ -31,9 +32,17 @@ Connection::Connection(Socket socket, const ConnectionLimits& limits)
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   socket_.set_option(asio::socket_base::send_buffer_size(limits_.send_buffer_bytes), ignored);
   deadline_ = std::make_shared<Deadline>(executor_, [this] { Close(); });
+  body_deadline_ = std::make_shared<Deadline>(executor_, [this] {
+    body_late_ = true;
+    Error error;
+    socket_.cancel(error);
+  });
 }
 
-Connection::~Connection() { deadline_->Stop(); }
+Connection::~Connection() {
+  deadline_->Stop();
+  body_deadline_->Stop();
+}
 
 void Connection::Close() {
   Error ignored;
@@ -75,10 +84,13 @@ asio::awaitable<Connection::Error> Connection::Read(Request* request) {
 
 asio::awaitable<Connection::Error> Connection::ReadBody(Parser& parser) {
   Error error;
-  while (!error && !parser.is_done()) {
+  if (!parser.is_done()) body_deadline_->Set(limits_.body_timeout);
+  while (!error && !parser.is_done() && !body_late_) {
     deadline_->Set(limits_.read_timeout);
     co_await http::async_read_some(socket_, buffer_, parser, Token(error));
   }
+  body_deadline_->Clear();
+  if (body_late_ && !parser.is_done()) error = boost::beast::error::timeout;
   co_return error;
 }
 

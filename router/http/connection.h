@@ -23,6 +23,7 @@ struct ConnectionLimits {
   int send_buffer_bytes = 256 << 10;                // the kernel's
   std::chrono::milliseconds idle_timeout{120'000};  // between requests
   std::chrono::milliseconds read_timeout{30'000};   // of a header, and between pieces of a body
+  std::chrono::milliseconds body_timeout{60'000};   // of a whole body
   std::chrono::milliseconds write_timeout{30'000};  // without any progress
   std::chrono::milliseconds linger_timeout{5'000};  // reading on after an early error reply
 };
@@ -41,7 +42,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Connection(Socket socket, const ConnectionLimits& limits);
   ~Connection();
 
-  // The next request. beast::http::error::body_limit and header_limit: too large, the rest unread.
+  // The next request. beast::http::error::body_limit and header_limit: too large, the rest unread;
+  // beast::error::timeout: the body did not come in time, and an answer may still be sent.
   boost::asio::awaitable<Error> Read(Request* request);
 
   // Writes all of `data`; returns when the kernel has taken it.
@@ -84,8 +86,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Socket socket_;
   const ConnectionLimits limits_;
   boost::beast::flat_buffer buffer_;
-  std::shared_ptr<Deadline> deadline_;
-  boost::asio::steady_timer changed_;  // a condition variable: cancelled to wake its waiter
+  std::shared_ptr<Deadline> deadline_;       // of one wait: closes the socket
+  std::shared_ptr<Deadline> body_deadline_;  // ends the reading only
+  boost::asio::steady_timer changed_;        // a condition variable: cancelled to wake its waiter
   std::function<void()> on_gone_;
   std::string outbox_;
   bool idle_ = true;
@@ -93,6 +96,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool was_slow_ = false;
   bool watching_ = false;
   bool writing_ = false;
+  bool body_late_ = false;
 };
 
 }  // namespace baleen::router

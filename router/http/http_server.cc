@@ -13,6 +13,7 @@
 #include <boost/asio/strand.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core/error.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
@@ -26,6 +27,8 @@ namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using tcp = asio::ip::tcp;
 using Error = boost::system::error_code;
+
+constexpr int kMaxTurnedAway = 64;
 
 class HttpServer::Core {
  public:
@@ -91,13 +94,19 @@ class HttpServer::Core {
     }
   }
   asio::awaitable<void> Accept();
-  asio::awaitable<void> Serve(std::shared_ptr<Connection> connection);
+  void Admit(tcp::socket socket);
+  asio::awaitable<void> Serve(std::shared_ptr<Connection> connection, Connections::iterator place);
+  asio::awaitable<void> TurnAway(std::shared_ptr<Connection> connection);
   asio::awaitable<bool> ServeOne(Connection& connection);
   asio::awaitable<void> Refuse(Connection& connection, Connection::Request request, Error error);
+  // Answers with `status` and closes.
+  asio::awaitable<void> EndWith(Connection& connection, Connection::Request request,
+                                absl::Status status);
 
   const HttpOptions options_;
   RouterContext& context_;
   std::atomic<bool> stopping_{false};
+  std::atomic<int> turned_away_{0};  // being told so
   int port_ = 0;
   mutable Mutex mu_;
   Connections connections_ ABSL_GUARDED_BY(mu_);
@@ -139,19 +148,39 @@ asio::awaitable<void> HttpServer::Core::Accept() {
       co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
       continue;
     }
-    auto connection = std::make_shared<Connection>(std::move(socket), options_.limits);
-    const auto executor = connection->executor();
-    asio::co_spawn(executor, Serve(std::move(connection)), asio::detached);
+    Admit(std::move(socket));
   }
 }
 
-asio::awaitable<void> HttpServer::Core::Serve(std::shared_ptr<Connection> connection) {
-  Connections::iterator place;
-  {
-    MutexLock lock(mu_);
-    place = connections_.insert(connections_.end(), connection);
+void HttpServer::Core::Admit(tcp::socket socket) {
+  auto connection = std::make_shared<Connection>(std::move(socket), options_.limits);
+  const auto executor = connection->executor();
+  if (open_connections() < options_.max_connections) {
+    Connections::iterator place;
+    {
+      MutexLock lock(mu_);
+      place = connections_.insert(connections_.end(), connection);
+    }
+    context_.metrics.connections.Increment();
+    asio::co_spawn(executor, Serve(std::move(connection), place), asio::detached);
+    return;
   }
-  context_.metrics.connections.Increment();
+  context_.metrics.CountRejection("http_connections");
+  // Telling takes a while, and a descriptor: what comes faster than that is closed without a word.
+  if (turned_away_ >= kMaxTurnedAway) return;
+  ++turned_away_;
+  asio::co_spawn(executor, TurnAway(std::move(connection)), asio::detached);
+}
+
+asio::awaitable<void> HttpServer::Core::TurnAway(std::shared_ptr<Connection> connection) {
+  co_await EndWith(*connection, Connection::Request(),
+                   absl::UnavailableError(absl::StrCat(
+                       "too many connections: ", options_.max_connections, " are open")));
+  --turned_away_;
+}
+
+asio::awaitable<void> HttpServer::Core::Serve(std::shared_ptr<Connection> connection,
+                                              Connections::iterator place) {
   while (!stopping_ && co_await ServeOne(*connection)) {
   }
   connection->Close();
@@ -183,6 +212,11 @@ asio::awaitable<void> HttpServer::Core::Refuse(Connection& connection, Connectio
         WithHttpStatus(absl::InvalidArgumentError(absl::StrCat(
                            "the body is larger than ", options_.limits.max_body_bytes, " bytes")),
                        413);
+  else if (error == boost::beast::error::timeout)
+    status = WithHttpStatus(
+        absl::DeadlineExceededError(absl::StrCat("the body took longer than ",
+                                                 options_.limits.body_timeout.count(), " ms")),
+        408);
   else if (error == http::error::header_limit)
     status = WithHttpStatus(absl::InvalidArgumentError("the header is too large"), 431);
   else if (error.category() == http::make_error_code(http::error::bad_method).category() &&
@@ -190,6 +224,11 @@ asio::awaitable<void> HttpServer::Core::Refuse(Connection& connection, Connectio
     status = absl::InvalidArgumentError(absl::StrCat("not HTTP: ", error.message()));
   else
     co_return;  // closed, timed out
+  co_await EndWith(connection, std::move(request), std::move(status));
+}
+
+asio::awaitable<void> HttpServer::Core::EndWith(Connection& connection, Connection::Request request,
+                                                absl::Status status) {
   Exchange exchange(context_, heavy_, connection, std::move(request));
   exchange.set_keep_alive(false);
   exchange.endpoint = "unreadable";

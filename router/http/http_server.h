@@ -15,6 +15,7 @@ struct HttpOptions {
   std::string host = "0.0.0.0";
   int port = 8000;  // 0: chosen by the system
   int threads = 2;
+  int max_connections = 4096;  // served at once; one more gets 503 and is closed
   ConnectionLimits limits;
 };
 

@@ -79,6 +79,39 @@ TEST_F(ConnectionTest, ABodyThatStopsComingTimesOut) {
   EXPECT_TRUE(error);
 }
 
+TEST_F(ConnectionTest, ABodyThatComesTooSlowlyTimesOutAndCanBeAnswered) {
+  limits_.body_timeout = milliseconds(100);
+  Connection::Error error;
+  Serve([&](std::shared_ptr<Connection> c) -> asio::awaitable<void> {
+    Connection::Request request;
+    error = co_await c->Read(&request);
+    co_await c->Write("too slow");
+  });
+  client_->Send("POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n");
+  // Never silent for the read timeout, never done.
+  while (!ended_ && client_->Send("x")) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(Ended());
+  EXPECT_EQ(error, boost::beast::error::timeout);
+  EXPECT_EQ(client_->ReadUntil("slow"), "too slow");
+}
+
+TEST_F(ConnectionTest, ABodyInTimeLeavesNoDeadlineBehind) {
+  limits_.body_timeout = milliseconds(50);
+  limits_.idle_timeout = milliseconds(200);
+  Connection::Error first, second;
+  Serve([&](std::shared_ptr<Connection> c) -> asio::awaitable<void> {
+    Connection::Request request;
+    first = co_await c->Read(&request);
+    second = co_await c->Read(&request);
+  });
+  client_->Send("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n");
+  client_->Send("abc");
+  EXPECT_TRUE(Ended());
+  EXPECT_FALSE(first);
+  EXPECT_TRUE(second);
+  EXPECT_NE(second, boost::beast::error::timeout);
+}
+
 TEST_F(ConnectionTest, ALargeBodyIsRefusedByItsLengthOrByItsBytes) {
   limits_.max_body_bytes = 10;
   for (const char* text : {"POST / HTTP/1.1\r\nContent-Length: 11\r\n\r\n",

@@ -64,6 +64,35 @@ TEST_F(HttpServerTest, ABodyOverTheLimitGets413AndNotAReset) {
   EXPECT_EQ(Get("/health").status, 200);
 }
 
+TEST_F(HttpServerTest, ABodyThatTakesTooLongGets408) {
+  config_.set_body_timeout_ms(50);
+  StartRouter();
+  HttpClient slow = Client();
+  slow.Send("POST /tokenize HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
+  const HttpReply reply = slow.Read();
+  EXPECT_EQ(reply.status, 408);
+  EXPECT_THAT(reply.json()["error"]["message"].get<std::string>(), HasSubstr("50 ms"));
+  EXPECT_EQ(reply.headers.at("connection"), "close");
+  EXPECT_EQ(Get("/health").status, 200);
+}
+
+TEST_F(HttpServerTest, OneConnectionTooManyGets503UntilAnotherCloses) {
+  config_.set_http_connections(2);
+  StartRouter();
+  HttpClient first = Client();
+  auto second = std::make_unique<HttpClient>(server_->http_port());
+  EXPECT_EQ(first.Get("/health").status, 200);
+  EXPECT_EQ(second->Get("/health").status, 200);
+  HttpClient third = Client();
+  const HttpReply reply = third.Get("/health");
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_THAT(reply.json()["error"]["message"].get<std::string>(), HasSubstr("2 are open"));
+  EXPECT_EQ(reply.headers.count("retry-after"), 1u);
+  EXPECT_EQ(first.Get("/health").status, 200);
+  second.reset();
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return Get("/health").status == 200; }));
+}
+
 TEST_F(HttpServerTest, WhatIsNotHttpIsRefused) {
   StartRouter();
   HttpClient garbage = Client();
