@@ -1,5 +1,7 @@
 #include "kernels/cuda/peer_memory.h"
 
+#include <cuda.h>
+
 #include <cstring>
 #include <deque>
 #include <utility>
@@ -13,7 +15,8 @@ namespace baleen::kernels::cuda {
 namespace {
 
 struct Exported {
-  cudaIpcMemHandle_t handle;
+  cudaIpcMemHandle_t handle;  // of the whole allocation
+  uint64_t offset;            // in it
   uint64_t bytes;
 };
 
@@ -22,6 +25,21 @@ absl::Status Refused(cudaError_t error, const char* what) {
   cudaGetLastError();
   return absl::FailedPreconditionError(
       absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error)));
+}
+
+// Where the allocation begins that `p` lies in; nullptr: it is not the memory of a device. A handle
+// is always one of a whole allocation, whatever pointer it was asked for with.
+const std::byte* AllocationOf(const std::byte* p) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  BALEEN_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &function, 12000,
+                                                     cudaEnableDefault, &found));
+  BALEEN_CHECK(found == cudaDriverEntryPointSuccess);
+  CUdeviceptr base = 0;
+  size_t bytes = 0;
+  const auto range = reinterpret_cast<CUresult (*)(CUdeviceptr*, size_t*, CUdeviceptr)>(function);
+  if (range(&base, &bytes, reinterpret_cast<CUdeviceptr>(p)) != CUDA_SUCCESS) return nullptr;
+  return reinterpret_cast<const std::byte*>(base);
 }
 
 class CudaPeerMemory final : public PeerMemory {
@@ -40,8 +58,12 @@ class CudaPeerMemory final : public PeerMemory {
 
   absl::StatusOr<std::string> Export(const std::byte* base, size_t bytes) override {
     BALEEN_CUDA_CHECK(cudaSetDevice(device_));
-    Exported exported = {.handle = {}, .bytes = bytes};
-    const cudaError_t error = cudaIpcGetMemHandle(&exported.handle, const_cast<std::byte*>(base));
+    const std::byte* const allocation = AllocationOf(base);
+    if (allocation == nullptr)
+      return absl::FailedPreconditionError("cuda: sharing memory that is not a device's");
+    Exported exported = {.handle = {}, .offset = uint64_t(base - allocation), .bytes = bytes};
+    const cudaError_t error =
+        cudaIpcGetMemHandle(&exported.handle, const_cast<std::byte*>(allocation));
     if (error != cudaSuccess) return Refused(error, "sharing memory with other processes");
     return std::string(reinterpret_cast<const char*>(&exported), sizeof(exported));
   }
@@ -52,15 +74,15 @@ class CudaPeerMemory final : public PeerMemory {
       return absl::InvalidArgumentError("cuda: not a handle of memory");
     std::memcpy(&exported, bytes.data(), sizeof(exported));
     BALEEN_CUDA_CHECK(cudaSetDevice(device_));
-    void* base = nullptr;
+    void* allocation = nullptr;
     const cudaError_t error =
-        cudaIpcOpenMemHandle(&base, exported.handle, cudaIpcMemLazyEnablePeerAccess);
+        cudaIpcOpenMemHandle(&allocation, exported.handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) return Refused(error, "mapping a peer's memory");
     return std::shared_ptr<const Mapping>(
-        new Mapping{static_cast<std::byte*>(base), size_t(exported.bytes)},
-        [device = device_](const Mapping* mapping) {
+        new Mapping{static_cast<std::byte*>(allocation) + exported.offset, size_t(exported.bytes)},
+        [device = device_, allocation](const Mapping* mapping) {
           BALEEN_CUDA_CHECK(cudaSetDevice(device));
-          BALEEN_CUDA_CHECK(cudaIpcCloseMemHandle(mapping->base));
+          BALEEN_CUDA_CHECK(cudaIpcCloseMemHandle(allocation));
           delete mapping;
         });
   }

@@ -10,8 +10,8 @@
 namespace baleen::kernels::cuda {
 
 // PeerMemory by CUDA IPC: allocations of cudaMalloc, mapped between processes on one machine, whose
-// devices may be the same one or have peer access. Only memory that begins an allocation can be
-// exported. Copies run on a stream of their own. A device error ends the process.
+// devices may be the same one or have peer access. Any part of an allocation can be exported.
+// Copies run on a stream of their own. A device error ends the process.
 std::unique_ptr<PeerMemory> MakeCudaPeerMemory(int device);
 
 }  // namespace baleen::kernels::cuda

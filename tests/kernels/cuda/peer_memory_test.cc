@@ -26,9 +26,11 @@ using ::baleen::testing::StatusIs;
 using ::testing::HasSubstr;
 
 constexpr size_t kBytes = size_t{8} << 20;
+constexpr size_t kSharedFrom = 4096 + 16;  // what the child exports begins inside its allocation
+constexpr size_t kShared = kBytes - kSharedFrom;
 constexpr int kToParent = 4, kFromParent = 5;  // descriptors in the child
 
-// The child's memory, and ours before copies: byte i.
+// The child's memory, and ours before copies.
 std::vector<std::byte> Pattern(uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<std::byte> bytes(kBytes);
@@ -57,7 +59,12 @@ class Device {
   void* memory_ = nullptr;
 };
 
-// Another process with kBytes of Pattern(1) on the device.
+std::vector<std::byte> SharedPattern() {
+  const std::vector<std::byte> all = Pattern(1);
+  return {all.begin() + kSharedFrom, all.end()};
+}
+
+// Another process with Pattern(1) on the device, which exports the last kShared bytes of it.
 class Peer {
  public:
   Peer() {
@@ -134,16 +141,16 @@ TEST(PeerMemoryTest, FetchesFromAnotherProcess) {
   const auto memory = MakeCudaPeerMemory(0);
   const auto mapping = memory->Import(peer.exported);
   BALEEN_ASSERT_OK(mapping);
-  EXPECT_EQ((*mapping)->bytes, kBytes);
+  EXPECT_EQ((*mapping)->bytes, kShared);
   Device device(Pattern(2));
   const auto pieces = SomePieces(device.data(), (*mapping)->base);
   EXPECT_EQ(memory->Copy(pieces), 1u);
-  const PeerMemory::Piece last = {device.data() + kBytes - 1, (*mapping)->base + kBytes - 1, 1};
+  const PeerMemory::Piece last = {device.data() + kBytes - 1, (*mapping)->base + kShared - 1, 1};
   EXPECT_EQ(memory->Copy({&last, 1}), 2u);
   WaitFor(*memory, 2);
   auto all = pieces;
   all.push_back(last);
-  Expect(device, Pattern(2), Pattern(1), all, (*mapping)->base);
+  Expect(device, Pattern(2), SharedPattern(), all, (*mapping)->base);
 }
 
 // The same memory may be mapped twice, as two links to one process do.
@@ -156,9 +163,9 @@ TEST(PeerMemoryTest, AMappingOutlivesAnotherOfTheSameMemory) {
   BALEEN_ASSERT_OK(second);
   first->reset();
   Device device(Pattern(2));
-  const std::vector<PeerMemory::Piece> all = {{device.data(), (*second)->base, kBytes}};
+  const std::vector<PeerMemory::Piece> all = {{device.data(), (*second)->base, kShared}};
   WaitFor(*memory, memory->Copy(all));
-  Expect(device, Pattern(2), Pattern(1), all, (*second)->base);
+  Expect(device, Pattern(2), SharedPattern(), all, (*second)->base);
 }
 
 TEST(PeerMemoryTest, RefusesWhatIsNotThere) {
@@ -187,7 +194,7 @@ TEST(PeerMemoryTest, NothingIsSoonOver) {
 TEST(PeerProcess, DISABLED_SharesItsMemoryUntilItIsKilled) {
   Device device(Pattern(1));
   const auto memory = MakeCudaPeerMemory(0);
-  const auto exported = memory->Export(device.data(), kBytes);
+  const auto exported = memory->Export(device.data() + kSharedFrom, kShared);
   BALEEN_ASSERT_OK(exported);
   const std::string message = char(exported->size()) + *exported;
   ASSERT_EQ(write(kToParent, message.data(), message.size()), ssize_t(message.size()));
