@@ -576,11 +576,13 @@ TEST_F(UcxDevicePair, PagesAreFetchedByTheTargetsDeviceManyAtOnce) {
   Outcome outcome = Put(AllPages());
   BALEEN_EXPECT_OK(outcome.put.get());
   BALEEN_EXPECT_OK(outcome.flushed.get());
-  for (int i = 0; i < kCount; ++i)
-    ASSERT_EQ(std::memcmp(target_.data() + size_t(kCount - 1 - i) * kPage,
-                          source_.data() + size_t(i) * kPage, kPage),
-              0)
-        << i;
+  RunOn(*b_, [&] {
+    for (int i = 0; i < kCount; ++i)
+      ASSERT_EQ(std::memcmp(target_.data() + size_t(kCount - 1 - i) * kPage,
+                            source_.data() + size_t(i) * kPage, kPage),
+                0)
+          << i;
+  });
   EXPECT_EQ(device_b_.copies, 3);
   EXPECT_EQ(device_b_.imports, 1);
   EXPECT_EQ(device_a_.copies, 0);
