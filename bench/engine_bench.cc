@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/local_model.h"
+#include "spdlog/spdlog.h"
 
 namespace baleen::engine {
 namespace {
@@ -49,6 +50,7 @@ bool RunOne(LocalModel& model, std::vector<int32_t> prompt, int max_tokens) {
 }
 
 int Run(char** argv) {
+  spdlog::set_level(spdlog::level::warn);  // stdout is for figures
   auto model = LocalModel::Create(
       {.directory = argv[1], .drafts = std::atoi(argv[3]), .prefix_cache = false});
   if (!model.ok()) {
