@@ -461,7 +461,7 @@ class RudeClients(Healthy):
     def test_a_client_that_vanishes_before_the_first_byte(self):
         for stream in (False, True):
             http = RawHttp(cluster.host)
-            self.generate(http, prompt=[5] * 2900, stream=stream)
+            self.generate(http, prompt=[5] * 1500, stream=stream)
             deadline = time.monotonic() + 10
             while not self.busy():
                 self.assertLess(time.monotonic(), deadline)
