@@ -100,7 +100,7 @@ TEST_F(SamplingBatchTest, DraftRowsDrawWhatStepsOneByOneDraw) {
 
 // Whose tokens the host has not seen: the rows are those of a sequence but for their positions.
 TEST_F(SamplingBatchTest, FollowersDrawWhatTheirSequenceDraws) {
-  const SamplingParams params{.temperature = 1, .seed = 77, .logit_bias = {{3, 2}}};
+  const SamplingParams params{.temperature = 1, .logit_bias = {{3, 2}}, .seed = 77};
   const std::vector<float> logits = {1, 0.5f, 2, 1.5f, 0, 0};
   batch_.AddSequence(params, {}, 40, std::vector<int32_t>{0, 0});
   const std::vector<int32_t> known = Tokens(logits);
