@@ -343,7 +343,7 @@ void Server::Parts::BuildTable() {
                 finished = true;
                 rank_links->Finish();
               }},
-      /*overlap=*/host->forward().recordable());
+      config.has_overlap() ? config.overlap() : host->forward().recordable());
 }
 
 absl::Status Server::Parts::Serve() {
