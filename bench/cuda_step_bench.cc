@@ -174,6 +174,8 @@ class Process {
     if (forward_->recordable()) {
       modes.push_back(
           {"recorded", [this](const CellBatch& b) { return DecodeStep(*recorded_, b); }});
+      modes.push_back(
+          {"ahead", [this](const CellBatch& b) { return DecodeStepsAhead(*recorded_, b); }});
     }
     return modes;
   }
@@ -223,7 +225,7 @@ class Process {
     return {total.count(), host.count()};
   }
 
-  StepTime DecodeStep(engine::DecodePass& pass, const CellBatch& cell) {
+  static std::vector<engine::DecodePass::Input> InputsOf(const CellBatch& cell) {
     static const model::SamplingParams greedy{.temperature = 0};
     static const model::TokenHistory history;
     std::vector<engine::DecodePass::Input> inputs;
@@ -235,6 +237,28 @@ class Process {
                         .sampling = &greedy,
                         .history = &history});
     }
+    return inputs;
+  }
+
+  // A step of several, each launched before the one before is waited for.
+  StepTime DecodeStepsAhead(engine::DecodePass& pass, const CellBatch& cell) {
+    constexpr int kSteps = 8;
+    const std::vector<engine::DecodePass::Input> inputs = InputsOf(cell);
+    std::chrono::duration<double> host{};
+    const auto begin = std::chrono::steady_clock::now();
+    for (int step = 0; step < kSteps; ++step) {
+      const auto launch = std::chrono::steady_clock::now();
+      pass.Launch(inputs);
+      host += std::chrono::steady_clock::now() - launch;
+      if (step > 0) pass.Wait();
+    }
+    pass.Wait();
+    const std::chrono::duration<double> total = std::chrono::steady_clock::now() - begin;
+    return {total.count() / kSteps, host.count() / kSteps};
+  }
+
+  StepTime DecodeStep(engine::DecodePass& pass, const CellBatch& cell) {
+    const std::vector<engine::DecodePass::Input> inputs = InputsOf(cell);
     const auto begin = std::chrono::steady_clock::now();
     pass.Launch(inputs);
     const std::chrono::duration<double> host = std::chrono::steady_clock::now() - begin;

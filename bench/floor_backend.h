@@ -59,6 +59,7 @@ class FloorBackend final : public kernels::Backend {
   void Sample(const kernels::SampleParams& p) override;
   void AcceptDrafts(const kernels::AcceptDraftsParams& p) override { inner_.AcceptDrafts(p); }
   void DraftRows(const kernels::DraftRowsParams& p) override { inner_.DraftRows(p); }
+  void FollowRows(const kernels::FollowRowsParams& p) override { inner_.FollowRows(p); }
 
   size_t ScratchBytes(const kernels::StepLimits& limits) const override {
     return inner_.ScratchBytes(limits);
@@ -83,6 +84,10 @@ class FloorBackend final : public kernels::Backend {
     return inner_.Record(issue);
   }
   void Synchronize() override { inner_.Synchronize(); }
+  uint64_t Mark() override { return inner_.Mark(); }
+  void WaitFor(uint64_t mark) override { inner_.WaitFor(mark); }
+  void* AllocateHost(size_t bytes) override { return inner_.AllocateHost(bytes); }
+  void FreeHost(void* p) override { inner_.FreeHost(p); }
   kernels::WeightStorage weight_storage() const override { return inner_.weight_storage(); }
   bool host_memory() const override { return inner_.host_memory(); }
   const char* name() const override { return inner_.name(); }

@@ -63,6 +63,7 @@ class TimedBackend final : public Backend {
   BALEEN_TIMED(Sample)
   BALEEN_TIMED(AcceptDrafts)
   BALEEN_TIMED(DraftRows)
+  BALEEN_TIMED(FollowRows)
 #undef BALEEN_TIMED
 
   void Linear(const kernels::LinearParams& p) override {

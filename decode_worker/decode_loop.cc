@@ -20,6 +20,7 @@ absl::Status DecodeLoop::Run() {
   table_.SetDraining(true);
   table_.CancelAll(why.ok() ? absl::UnavailableError("the decode rank has ended") : why);
   running_.clear();
+  ended_.clear();
   table_.Take();
   return why;
 }
@@ -36,25 +37,30 @@ absl::Status DecodeLoop::RunUntilExit() {
   // last rank to be so ends the group.
   StepProposal told;
   while (true) {
-    TakeChanges();
+    BALEEN_RETURN_IF_ERROR(TakeChanges());
     StepProposal own = Propose();
     told.drained = told.drained && own.drained;
-    if (own.sequences == 0 && (!own.drained || (told.drained && told.exit == own.exit))) {
+    const bool quiet =
+        own.sequences == 0 && (!own.drained || (told.drained && told.exit == own.exit));
+    // While a step is under way the others go on too: the round after it decides.
+    if (quiet && flights_.empty()) {
       const bool peers = mesh_.WaitForPeers();
       BALEEN_RETURN_IF_ERROR(mesh_.status());
       if (!peers) continue;
-      TakeChanges();
+      BALEEN_RETURN_IF_ERROR(TakeChanges());
       own = Propose();
     }
     const TimePoint start = SteadyClock().Now();
     BALEEN_ASSIGN_OR_RETURN(const StepPlan plan, Agree(mesh_, own));
     metrics_.agree_seconds.Observe(SecondsSince(start));
     told = own;
+    const bool work = plan.total_sequences > 0;
+    if (work) Launch(plan);
+    BALEEN_RETURN_IF_ERROR(FinishSteps(work && overlap_ ? 1 : 0));
     if (plan.finished) {
       SayGoodbye();
       return absl::OkStatus();
     }
-    if (plan.total_sequences > 0) BALEEN_RETURN_IF_ERROR(Step(plan));
   }
 }
 
@@ -66,8 +72,9 @@ void DecodeLoop::SayGoodbye() {
   (void)mesh_.Exchange(RankMesh::Kind::kAgree, to);
 }
 
-void DecodeLoop::TakeChanges() {
-  RequestTable::Changes changes = table_.Take();
+absl::Status DecodeLoop::TakeChanges() {
+  if (table_.WantsToLeave()) BALEEN_RETURN_IF_ERROR(FinishSteps(0));
+  RequestTable::Changes changes = table_.Take(/*leave=*/flights_.empty());
   for (AttemptId attempt : changes.left)
     std::erase_if(running_, [&](const auto& r) { return r->attempt() == attempt; });
   for (auto& joined : changes.joined) {
@@ -75,6 +82,12 @@ void DecodeLoop::TakeChanges() {
     callbacks_.from_wire(std::span(sequence.pages).first(size_t(PagesFor(sequence.prompt_tokens))));
     running_.push_back(std::move(joined));
   }
+  return CanFollow() ? absl::OkStatus() : FinishSteps(0);
+}
+
+bool DecodeLoop::CanFollow() const {
+  return std::all_of(running_.begin(), running_.end(),
+                     [](const auto& r) { return engine::DecodeStep::CanFollow(r->sequence); });
 }
 
 StepProposal DecodeLoop::Propose() const {
@@ -84,27 +97,59 @@ StepProposal DecodeLoop::Propose() const {
           .exit = exit_.load(std::memory_order_relaxed)};
 }
 
-absl::Status DecodeLoop::Step(const StepPlan& plan) {
-  const TimePoint start = SteadyClock().Now();
-  batch_.clear();
-  for (const auto& r : running_) batch_.push_back(&r->sequence);
-  step_start_.store(start.time_since_epoch().count(), std::memory_order_relaxed);
-  std::vector<engine::StepOutput> outputs = step_.Run(batch_, plan.most_sequences);
-  step_start_.store(0, std::memory_order_relaxed);
+void DecodeLoop::Launch(const StepPlan& plan) {
+  Flight& flight = flights_.emplace_back(Flight{.start = SteadyClock().Now()});
+  std::vector<engine::DecodeSequence*> sequences;
+  for (const auto& r : running_) {
+    flight.requests.push_back(r.get());
+    sequences.push_back(&r->sequence);
+  }
+  if (flights_.size() == 1) SetStepStart(flight.start);
+  step_.Launch(sequences, plan.most_sequences);
+}
+
+absl::Status DecodeLoop::FinishSteps(int in_flight) {
+  while (int(flights_.size()) > in_flight) BALEEN_RETURN_IF_ERROR(FinishStep());
+  return absl::OkStatus();
+}
+
+absl::Status DecodeLoop::FinishStep() {
+  std::vector<engine::StepOutput> outputs = step_.Finish();
+  const Flight flight = std::move(flights_.front());
+  flights_.pop_front();
   // A rank that vanished in the middle leaves numbers that mean nothing.
   BALEEN_RETURN_IF_ERROR(callbacks_.exchanged());
-  metrics_.step_seconds.Observe(SecondsSince(start));
-  metrics_.batch_sequences.Observe(double(running_.size()));
-  if (running_.empty()) metrics_.idle_steps.Increment();
+  metrics_.step_seconds.Observe(SecondsSince(flight.start));
+  metrics_.batch_sequences.Observe(double(flight.requests.size()));
+  if (flight.requests.empty()) metrics_.idle_steps.Increment();
+  SetStepStart(std::nullopt);
+  if (!flights_.empty()) {  // which had to wait for this one
+    flights_.front().start = SteadyClock().Now();
+    SetStepStart(flights_.front().start);
+  }
 
-  for (size_t i = 0; i < outputs.size(); ++i) Emit(*running_[i], outputs[i]);
-  std::erase_if(running_,
-                [](const auto& r) { return r->sequence.finish != engine::FinishReason::kNone; });
+  const auto ended = std::exchange(ended_, {});  // which this step has in it
+  for (const auto& r : ended) table_.Finish(r->attempt());
+  for (size_t i = 0; i < outputs.size(); ++i) Emit(*flight.requests[i], outputs[i]);
+  for (auto& r : running_)
+    if (r->sequence.finish != engine::FinishReason::kNone) Dismiss(std::move(r));
+  std::erase(running_, nullptr);
   return absl::OkStatus();
+}
+
+// A request that has ended. Its pages go once no step writes them.
+void DecodeLoop::Dismiss(std::unique_ptr<Running> running) {
+  if (flights_.empty()) return table_.Finish(running->attempt());
+  ended_.push_back(std::move(running));
+}
+
+void DecodeLoop::SetStepStart(std::optional<TimePoint> start) {
+  step_start_.store(start ? start->time_since_epoch().count() : 0, std::memory_order_relaxed);
 }
 
 void DecodeLoop::Emit(Running& running, engine::StepOutput& output) {
   const engine::DecodeSequence& sequence = running.sequence;
+  if (output.status.ok() && output.tokens.empty()) return;  // it had ended in the step before
   if (!output.status.ok()) {
     // Stays in the batch until Take says that it has left.
     table_.Cancel(running.attempt(), output.status);
@@ -129,7 +174,6 @@ void DecodeLoop::Emit(Running& running, engine::StepOutput& output) {
   const bool read = running.out->Append(std::move(chunk));
   if (ends) {
     running.out->Close(absl::OkStatus());
-    table_.Finish(running.attempt());
   } else if (!read) {
     table_.Cancel(running.attempt(),
                   absl::ResourceExhaustedError("the reader of the stream is too slow"));

@@ -289,12 +289,19 @@ absl::Status RequestTable::Emit(AttemptId attempt, Running& running, const Hando
   return absl::OkStatus();
 }
 
-RequestTable::Changes RequestTable::Take() {
+bool RequestTable::WantsToLeave() const {
+  MutexLock lock(mu_);
+  return !leaving_.empty();
+}
+
+RequestTable::Changes RequestTable::Take(bool leave) {
   Changes changes;
   Effects effects;
   {
     MutexLock lock(mu_);
-    for (AttemptId attempt : std::exchange(leaving_, {})) {
+    std::vector<AttemptId> leaving;
+    if (leave) leaving.swap(leaving_);
+    for (AttemptId attempt : leaving) {
       const auto found = records_.find(attempt);
       // It may have finished in the step that was running.
       if (found == records_.end() || found->second->state != State::kRunning) continue;

@@ -90,12 +90,14 @@ class RequestTable {
   void Settled(AttemptId attempt);
 
   // For the next step: requests that join it, in order of their hand-over, and attempts that leave
-  // it because they were cancelled (their pages are free when this returns).
+  // it because they were cancelled (their pages are free when this returns). `leave` false, while a
+  // step under way writes pages: nobody leaves yet.
   struct Changes {
     std::vector<std::unique_ptr<Running>> joined;
     std::vector<AttemptId> left;
   };
-  Changes Take();
+  Changes Take(bool leave = true);
+  bool WantsToLeave() const;  // was a running request cancelled?
   // The first step of a request is done: prefill may drop its pages.
   void FirstStep(const Running& request);
   // The request ended by itself; its last tokens are in its buffer.

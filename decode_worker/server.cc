@@ -342,7 +342,8 @@ void Server::Parts::BuildTable() {
               [this] {
                 finished = true;
                 rank_links->Finish();
-              }});
+              }},
+      config.has_overlap() ? config.overlap() : host->forward().recordable());
 }
 
 absl::Status Server::Parts::Serve() {

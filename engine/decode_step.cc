@@ -61,21 +61,40 @@ size_t DecodeStep::PlannedBytes(const DecodeLimits& limits) {
 
 std::vector<StepOutput> DecodeStep::Run(std::span<DecodeSequence* const> sequences,
                                         int most_sequences) {
+  BALEEN_CHECK(flights_.empty());
+  Launch(sequences, most_sequences);
+  return Finish();
+}
+
+void DecodeStep::Launch(std::span<DecodeSequence* const> sequences, int most_sequences) {
   inputs_.clear();
   for (DecodeSequence* sequence : sequences) inputs_.push_back(InputOf(*sequence));
   pass_.Launch(inputs_, most_sequences);
+  flights_.emplace_back(sequences.begin(), sequences.end());
+  last_flight_.clear();
+  for (size_t i = 0; i < sequences.size(); ++i) last_flight_[sequences[i]] = static_cast<int>(i);
+}
+
+std::vector<StepOutput> DecodeStep::Finish() {
+  BALEEN_CHECK(!flights_.empty());
   pass_.Wait();
+  const std::vector<DecodeSequence*> sequences = std::move(flights_.front());
+  flights_.pop_front();
+  if (flights_.empty()) last_flight_.clear();
   std::vector<StepOutput> outputs;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    DecodeSequence& sequence = *sequences[i];
-    outputs.push_back(Verify(sequence, static_cast<int>(i)));
-    sequence.drafts.clear();
-    if (!outputs.back().status.ok() || sequence.finish != FinishReason::kNone) continue;
-    for (int draft = 0; draft < limits_.drafts; ++draft) {
-      sequence.drafts.push_back(pass_.Draft(static_cast<int>(i), draft));
-    }
-  }
+  for (size_t i = 0; i < sequences.size(); ++i)
+    outputs.push_back(OutputOf(*sequences[i], static_cast<int>(i)));
   return outputs;
+}
+
+StepOutput DecodeStep::OutputOf(DecodeSequence& sequence, int index) {
+  if (sequence.finish != FinishReason::kNone) return {};
+  StepOutput output = Verify(sequence, index);
+  sequence.drafts.clear();
+  if (!output.status.ok() || sequence.finish != FinishReason::kNone) return output;
+  const int drafts = DraftsOf(sequence);
+  for (int draft = 0; draft < drafts; ++draft) sequence.drafts.push_back(pass_.Draft(index, draft));
+  return output;
 }
 
 // Positions that may get a row. The newest token itself always has one.
@@ -87,16 +106,23 @@ int DecodeStep::SlotsOf(const DecodeSequence& sequence) const {
   return static_cast<int>(slots);
 }
 
+// As many as have a slot behind the newest token.
+int DecodeStep::DraftsOf(const DecodeSequence& sequence) const {
+  return std::min(SlotsOf(sequence) - NextPosition(sequence) - 1, limits_.drafts);
+}
+
 DecodePass::Input DecodeStep::InputOf(DecodeSequence& sequence) const {
   BALEEN_CHECK(sequence.finish == FinishReason::kNone);
-  const int position = NextPosition(sequence);
-  const int slots = SlotsOf(sequence);
-  sequence.drafts.resize(std::min(slots - position - 1, limits_.drafts), 0);
+  const auto before = last_flight_.find(&sequence);
+  const bool follows = before != last_flight_.end();
+  BALEEN_CHECK(!follows || CanFollow(sequence));
+  if (!follows) sequence.drafts.resize(DraftsOf(sequence), 0);  // prefill may have made fewer
   return {.token = sequence.tokens.back(),
-          .position = position,
+          .position = NextPosition(sequence),
           .drafts = sequence.drafts,
           .pages = sequence.pages,
-          .slots = slots,
+          .slots = SlotsOf(sequence),
+          .follows = follows ? before->second : -1,
           .sampling = &sequence.sampling,
           .history = &sequence.history};
 }

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "common/ids.h"
 #include "engine/decode_pass.h"
@@ -77,16 +79,30 @@ class DecodeStep {
   // belongs to sequences[i]; DecodeSequence is updated (tokens, drafts, finish, statistics).
   std::vector<StepOutput> Run(std::span<DecodeSequence* const> sequences, int most_sequences = 0);
 
+  // Run in two halves. A second step may be launched before the first is finished, with sequences
+  // of it that CanFollow and others. One that turns out to have ended in the first has an empty
+  // output in the second, which still writes its pages: they may be given away only after that.
+  void Launch(std::span<DecodeSequence* const> sequences, int most_sequences = 0);
+  std::vector<StepOutput> Finish();  // of the oldest step launched; waits for it
+  int in_flight() const { return static_cast<int>(flights_.size()); }
+  static bool CanFollow(const DecodeSequence& sequence) {
+    return model::SamplingBatch::CanFollow(sequence.sampling, sequence.generated());
+  }
+
   const DecodeLimits& limits() const { return limits_; }
 
  private:
   int SlotsOf(const DecodeSequence& sequence) const;
+  int DraftsOf(const DecodeSequence& sequence) const;
   DecodePass::Input InputOf(DecodeSequence& sequence) const;
+  StepOutput OutputOf(DecodeSequence& sequence, int index);
   StepOutput Verify(DecodeSequence& sequence, int index);
 
   const DecodeLimits limits_;
   DecodePass pass_;
   std::vector<DecodePass::Input> inputs_;
+  std::deque<std::vector<DecodeSequence*>> flights_;             // not finished, by launch
+  absl::flat_hash_map<const DecodeSequence*, int> last_flight_;  // numbers in the newest of them
 };
 
 }  // namespace baleen::engine

@@ -16,7 +16,7 @@ int PromptEnd(const PrefillChunk& chunk) {
 
 constexpr int kSampledTogether = 8;  // prompts whose first tokens are chosen together
 
-model::RowSampler::Options SamplerOptions(const PrefillStep::Options& o) {
+model::SamplingLimits LimitsOf(const PrefillStep::Options& o) {
   return {.max_rows = o.max_head_rows,
           .max_sequences = std::min(kSampledTogether, o.max_head_rows),
           .vocabulary = o.vocabulary};
@@ -34,11 +34,13 @@ PrefillStep::PrefillStep(model::Forward& forward, Options options)
     : forward_(forward), options_(std::move(options)) {
   BALEEN_CHECK(options_.drafts >= 0 && options_.max_head_rows > 0);
   BALEEN_CHECK(options_.drafts == 0 || !options_.shard.last() || options_.shard.mtp);
-  if (options_.shard.last()) sampler_.emplace(forward.backend(), SamplerOptions(options_));
+  if (!options_.shard.last()) return;
+  sampler_.emplace(forward.backend(), LimitsOf(options_));
+  sampling_.emplace(forward.backend(), LimitsOf(options_));
 }
 
 size_t PrefillStep::PlannedBytes(const Options& options) {
-  return options.shard.last() ? model::RowSampler::Bytes(SamplerOptions(options)) : 0;
+  return options.shard.last() ? model::RowSampler::Bytes(LimitsOf(options)) : 0;
 }
 
 std::vector<PrefillResult> PrefillStep::Run(std::span<const PrefillChunk> chunks) {
@@ -67,12 +69,12 @@ std::vector<PrefillResult> PrefillStep::Run(std::span<const PrefillChunk> chunks
   return results;
 }
 
-// Samples what was added to the sampler, at the named rows, and waits.
+// Samples what was added to sampling_, at the named rows, and waits.
 void PrefillStep::Choose(Hidden of, std::span<const int32_t> rows) {
-  BALEEN_CHECK(size_t(sampler_->rows()) == rows.size());
-  sampler_->Upload();
+  BALEEN_CHECK(size_t(sampling_->rows()) == rows.size());
+  sampler_->Upload(*sampling_);
   sampler_->Sample(forward_.Head(of, rows), 0);
-  sampler_->Download();
+  sampler_->Download(*sampling_);
   forward_.backend().Synchronize();
 }
 
@@ -92,22 +94,22 @@ void PrefillStep::SampleFirst(std::span<const PrefillChunk> chunks,
 
 void PrefillStep::SampleGroup(std::span<const PrefillChunk> chunks, std::span<const size_t> group,
                               std::vector<PrefillResult>& results) {
-  sampler_->Clear();
+  sampling_->Clear();
   head_rows_.clear();
   for (const size_t i : group) {
     model::TokenHistory history(chunks[i].sampling, chunks[i].earlier_tokens);
     history.AddPrompt(chunks[i].tokens);
-    sampler_->AddSequence(chunks[i].sampling, history, PromptEnd(chunks[i]), {});
+    sampling_->AddSequence(chunks[i].sampling, history, PromptEnd(chunks[i]), {});
     head_rows_.push_back(last_rows_[i]);
   }
   Choose(Hidden::kMain, head_rows_);
   for (size_t row = 0; row < group.size(); ++row) {
     PrefillResult& result = results[group[row]];
-    result.status = sampler_->StatusOf(static_cast<int>(row));
+    result.status = sampling_->StatusOf(static_cast<int>(row));
     if (!result.status.ok()) continue;
-    result.first_token = sampler_->TokenOf(static_cast<int>(row));
+    result.first_token = sampling_->TokenOf(static_cast<int>(row));
     result.finished = true;
-    result.logprobs = sampler_->LogprobsOf(static_cast<int>(row));
+    result.logprobs = sampling_->LogprobsOf(static_cast<int>(row));
   }
 }
 
@@ -116,17 +118,17 @@ void PrefillStep::PromptLogprobs(const PrefillChunk& chunk, int first_row, Prefi
   const int count = static_cast<int>(chunk.tokens.size()) - (chunk.last ? 1 : 0);
   for (int begin = 0; begin < count; begin += options_.max_head_rows) {
     const int end = std::min(begin + options_.max_head_rows, count);
-    sampler_->Clear();
+    sampling_->Clear();
     head_rows_.clear();
     for (int row = begin; row < end; ++row) {
-      sampler_->AddKnown(TokenAfter(chunk, row, 0), top);
+      sampling_->AddKnown(TokenAfter(chunk, row, 0), top);
       head_rows_.push_back(first_row + row);
     }
     Choose(Hidden::kMain, head_rows_);
     for (int row = 0; row < end - begin; ++row) {
-      result.status = sampler_->StatusOf(row);
+      result.status = sampling_->StatusOf(row);
       if (!result.status.ok()) return;
-      result.prompt_logprobs.push_back(*sampler_->LogprobsOf(row));
+      result.prompt_logprobs.push_back(*sampling_->LogprobsOf(row));
     }
   }
 }
@@ -164,11 +166,11 @@ void PrefillStep::RunDrafts(std::span<const PrefillChunk> chunks,
 void PrefillStep::TakeDrafts(std::vector<PrefillResult>& results) {
   for (size_t begin = 0; begin < head_rows_.size(); begin += options_.max_head_rows) {
     const size_t count = std::min<size_t>(options_.max_head_rows, head_rows_.size() - begin);
-    sampler_->Clear();
-    sampler_->AddGreedy(static_cast<int>(count));
+    sampling_->Clear();
+    sampling_->AddGreedy(static_cast<int>(count));
     Choose(Hidden::kMtp, std::span(head_rows_).subspan(begin, count));
     for (size_t i = 0; i < count; ++i) {
-      const int32_t draft = std::max(sampler_->TokenOf(static_cast<int>(i)), 0);
+      const int32_t draft = std::max(sampling_->TokenOf(static_cast<int>(i)), 0);
       results[drafting_[begin + i]].drafts.push_back(draft);
     }
   }

@@ -75,7 +75,8 @@ class PrefillStep {
 
   model::Forward& forward_;
   const Options options_;
-  std::optional<model::RowSampler> sampler_;  // of the last stage
+  std::optional<model::RowSampler> sampler_;  // of the last stage, as is
+  std::optional<model::SamplingBatch> sampling_;
   BatchBuilder batch_;
   std::vector<int32_t> last_rows_;    // of each chunk in the main batch
   std::vector<size_t> drafting_;      // chunks whose sequences get drafts

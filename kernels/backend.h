@@ -54,6 +54,7 @@ class Backend {
   virtual void Sample(const SampleParams& p) = 0;
   virtual void AcceptDrafts(const AcceptDraftsParams& p) = 0;
   virtual void DraftRows(const DraftRowsParams& p) = 0;
+  virtual void FollowRows(const FollowRowsParams& p) = 0;
 
   // Scratch of the ops: the caller plans it, owns it and hands it over before the first op. 0 where
   // a backend manages its own.
@@ -88,6 +89,16 @@ class Backend {
 
   // Blocks until everything issued so far has finished.
   virtual void Synchronize() = 0;
+  // The same in two halves: Mark names what was issued so far, WaitFor blocks until that has
+  // finished while later operations go on. At most kMarks are out at a time, the oldest is reused.
+  static constexpr int kMarks = 8;
+  virtual uint64_t Mark() { return 0; }
+  virtual void WaitFor(uint64_t) { Synchronize(); }
+
+  // Host memory from and to which copies are asynchronous (from other host memory they may wait for
+  // what was issued before); 64-byte aligned. Start-up only; nullptr when exhausted.
+  virtual void* AllocateHost(size_t bytes);
+  virtual void FreeHost(void* p);
 
   // What shares its memory with other processes of the machine; nullptr where nothing can.
   virtual std::unique_ptr<PeerMemory> MakePeerMemory() { return nullptr; }

@@ -282,6 +282,28 @@ struct AcceptDraftsParams {
   int per_sequence;      // 1 + drafts
   int32_t* next_tokens;  // [sequences * per_sequence]: chosen, or 0 where nothing was
   int32_t* last_rows;    // [sequences]: the last accepted row
+  // [sequences] each: the token chosen there and its position, with which the sequence goes on.
+  int32_t* newest_tokens;
+  int32_t* newest_positions;
+};
+
+// Rows of a verify step for sequences that go on from a step whose results the host has not seen.
+// Where follows[s] >= 0, the rows of sequence s become the newest token of sequence follows[s] of
+// that step and the drafts made for it, empty where the sequence has no slot; others stay.
+struct FollowRowsParams {
+  const int32_t* follows;           // [sequences]
+  const int32_t* newest_tokens;     // by sequence of the step before, of AcceptDrafts
+  const int32_t* newest_positions;  // likewise
+  const int32_t* drafts;            // [per_sequence - 1, drafts_stride], likewise, of Sample
+  int drafts_stride;
+  const int32_t* slots;  // [sequences]: positions that have a page
+  int sequences;
+  int per_sequence;
+  int32_t empty_sequence;
+  int32_t* tokens;  // [sequences * per_sequence] each
+  int32_t* positions;
+  int32_t* row_sequences;
+  SamplingRow* sampling;  // [sequences * per_sequence]: only `position` is written
 };
 
 // The row that makes a further draft of each sequence: it holds the draft before at the position

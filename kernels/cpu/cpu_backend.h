@@ -41,6 +41,7 @@ class CpuBackend final : public Backend {
   void Sample(const SampleParams& p) override;
   void AcceptDrafts(const AcceptDraftsParams& p) override;
   void DraftRows(const DraftRowsParams& p) override;
+  void FollowRows(const FollowRowsParams& p) override;
 
   size_t ScratchBytes(const StepLimits&) const override { return 0; }
   void UseScratch(const StepLimits&, void*, size_t) override {}

@@ -1,4 +1,4 @@
-// AcceptDrafts, DraftRows (3.8): a few integers a sequence, on the caller's thread.
+// AcceptDrafts, DraftRows, FollowRows (3.8): a few integers a sequence, on the caller's thread.
 #include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -16,6 +16,25 @@ void CpuBackend::AcceptDrafts(const AcceptDraftsParams& p) {
       ++last;
     }
     p.last_rows[s] = last;
+    p.newest_tokens[s] = p.next_tokens[last];
+    p.newest_positions[s] = p.rows.positions[last] + 1;
+  }
+}
+
+void CpuBackend::FollowRows(const FollowRowsParams& p) {
+  for (int s = 0; s < p.sequences; ++s) {
+    const int32_t from = p.follows[s];
+    if (from < 0) continue;
+    for (int j = 0; j < p.per_sequence; ++j) {
+      const int row = s * p.per_sequence + j;
+      const int32_t position = p.newest_positions[from] + j;
+      const bool empty = position >= p.slots[s];
+      p.tokens[row] = j == 0 ? p.newest_tokens[from]
+                             : std::max(p.drafts[int64_t{j - 1} * p.drafts_stride + from], 0);
+      p.positions[row] = empty ? 0 : position;
+      p.row_sequences[row] = empty ? p.empty_sequence : s;
+      p.sampling[row].position = position + 1;
+    }
   }
 }
 

@@ -66,7 +66,15 @@ class GraphRecording final : public Backend::Recording {
 
 }  // namespace
 
-CudaBackend::~CudaBackend() { BALEEN_CUDA_CHECK(cudaStreamDestroy(stream_)); }
+CudaBackend::CudaBackend(int device, cudaStream_t stream) : device_(device), stream_(stream) {
+  for (cudaEvent_t& event : events_)
+    BALEEN_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+}
+
+CudaBackend::~CudaBackend() {
+  for (cudaEvent_t event : events_) BALEEN_CUDA_CHECK(cudaEventDestroy(event));
+  BALEEN_CUDA_CHECK(cudaStreamDestroy(stream_));
+}
 
 void CudaBackend::Embed(const EmbedParams& p) { LaunchEmbed(p, stream_); }
 void CudaBackend::AddRmsNorm(const AddRmsNormParams& p) { LaunchAddRmsNorm(p, stream_); }
@@ -99,6 +107,7 @@ void CudaBackend::Concat(const ConcatParams& p) { LaunchConcat(p, stream_); }
 void CudaBackend::Sample(const SampleParams& p) { LaunchSample(p, stream_); }
 void CudaBackend::AcceptDrafts(const AcceptDraftsParams& p) { LaunchAcceptDrafts(p, stream_); }
 void CudaBackend::DraftRows(const DraftRowsParams& p) { LaunchDraftRows(p, stream_); }
+void CudaBackend::FollowRows(const FollowRowsParams& p) { LaunchFollowRows(p, stream_); }
 
 size_t CudaBackend::ScratchBytes(const StepLimits& limits) const {
   return kCounterBytes + std::max(LinearBytes(limits), ExpertsBytes(limits));
@@ -173,6 +182,29 @@ size_t CudaBackend::ExpertWindowBytes(const ExpertWindowOptions& options) const 
 }
 
 void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+
+uint64_t CudaBackend::Mark() {
+  BALEEN_CUDA_CHECK(cudaEventRecord(events_[++marks_ % kMarks], stream_));
+  return marks_;
+}
+
+void CudaBackend::WaitFor(uint64_t mark) {
+  BALEEN_CUDA_CHECK(cudaEventSynchronize(events_[mark % kMarks]));
+}
+
+void* CudaBackend::AllocateHost(size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  void* p = nullptr;
+  const cudaError_t error = cudaMallocHost(&p, std::max<size_t>(bytes, 1));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  BALEEN_CUDA_CHECK(error);
+  return p;
+}
+
+void CudaBackend::FreeHost(void* p) { BALEEN_CUDA_CHECK(cudaFreeHost(p)); }
 
 }  // namespace cuda
 }  // namespace baleen::kernels

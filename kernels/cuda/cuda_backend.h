@@ -14,7 +14,7 @@ namespace baleen::kernels::cuda {
 class CudaBackend final : public Backend {
  public:
   // Takes the stream; `device` exists and is Hopper.
-  CudaBackend(int device, cudaStream_t stream) : device_(device), stream_(stream) {}
+  CudaBackend(int device, cudaStream_t stream);
   ~CudaBackend() override;
 
   void Embed(const EmbedParams& p) override;
@@ -40,6 +40,7 @@ class CudaBackend final : public Backend {
   void Sample(const SampleParams& p) override;
   void AcceptDrafts(const AcceptDraftsParams& p) override;
   void DraftRows(const DraftRowsParams& p) override;
+  void FollowRows(const FollowRowsParams& p) override;
 
   size_t ScratchBytes(const StepLimits& limits) const override;
   void UseScratch(const StepLimits& limits, void* memory, size_t bytes) override;
@@ -53,6 +54,10 @@ class CudaBackend final : public Backend {
   bool can_record() const override { return true; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;
+  uint64_t Mark() override;
+  void WaitFor(uint64_t mark) override;
+  void* AllocateHost(size_t bytes) override;
+  void FreeHost(void* p) override;
   std::unique_ptr<PeerMemory> MakePeerMemory() override;
   absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
       const ExpertWindowOptions& options) override;
@@ -66,6 +71,8 @@ class CudaBackend final : public Backend {
   const cudaStream_t stream_;
   StepLimits limits_;
   Workspace workspace_;
+  uint64_t marks_ = 0;
+  cudaEvent_t events_[kMarks];  // mark n: event n % kMarks
 };
 
 }  // namespace baleen::kernels::cuda

@@ -40,6 +40,7 @@ void LaunchConcat(const ConcatParams& p, cudaStream_t stream);
 void LaunchSample(const SampleParams& p, cudaStream_t stream);
 void LaunchAcceptDrafts(const AcceptDraftsParams& p, cudaStream_t stream);
 void LaunchDraftRows(const DraftRowsParams& p, cudaStream_t stream);
+void LaunchFollowRows(const FollowRowsParams& p, cudaStream_t stream);
 
 // Ops with scratch: `...Bytes` is what steps within `limits` need of it at most.
 size_t LinearBytes(const StepLimits& limits);

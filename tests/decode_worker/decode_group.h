@@ -141,6 +141,7 @@ class DecodeGroup {
     int drafts = 1;
     int pages = 256;  // of each rank
     int max_running = 8;
+    bool overlap = false;  // DecodeLoop
   };
   struct Request {
     AttemptId attempt;
@@ -307,7 +308,8 @@ class DecodeGroup {
         decode_worker::DecodeLoop::Callbacks{
             .from_wire = [](std::span<const PageId>) {},  // the pool is at the wire
             .exchanged = [&rank] { return rank.mesh->status(); },
-            .agreed = [&rank] { rank.rank_links->Finish(); }});
+            .agreed = [&rank] { rank.rank_links->Finish(); }},
+        options_.overlap);
   }
   void RunRank(int r) {
     Part& part = *parts_[size_t(r)];

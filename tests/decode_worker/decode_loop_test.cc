@@ -39,20 +39,28 @@ void ExpectAsSolo(DecodeGroup::Request& r) {
   EXPECT_EQ(r.stream->finish()->new_tokens, int(want.tokens.size()));
 }
 
-class RanksAndDrafts : public ::testing::TestWithParam<std::tuple<int, int>> {
+class RanksAndDrafts : public ::testing::TestWithParam<std::tuple<int, int, bool>> {
  protected:
   int ranks() const { return std::get<0>(GetParam()); }
   int drafts() const { return std::get<1>(GetParam()); }
+  bool overlap() const { return std::get<2>(GetParam()); }
 };
 
+// With steps one by one, and with overlap.
+class DecodeLoops : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Overlap, DecodeLoops, ::testing::Bool());
+
 TEST_P(RanksAndDrafts, EveryRequestGivesWhatItGivesAlone) {
-  DecodeGroup group({.ranks = ranks(), .drafts = drafts()});
+  DecodeGroup group({.ranks = ranks(), .drafts = drafts(), .overlap = overlap()});
   std::vector<std::unique_ptr<DecodeGroup::Request>> requests;
   int salt = 0;
   for (int tokens : {1, 63, 64, 65, 130}) {
     ++salt;
     requests.push_back(group.Start(salt % ranks(), Prompt(tokens, salt), Greedy(30)));
     requests.push_back(group.Start((salt + 1) % ranks(), Prompt(tokens), Seeded(40, tokens)));
+    model::SamplingParams penalised = Seeded(35, 7);  // whose steps the host must see
+    penalised.frequency_penalty = 0.4f;
+    if (tokens == 64) requests.push_back(group.Start(0, Prompt(tokens), penalised));
   }
   for (auto& r : requests) ExpectAsSolo(*r);
   EXPECT_EQ(group.Leftovers(), "");
@@ -60,7 +68,7 @@ TEST_P(RanksAndDrafts, EveryRequestGivesWhatItGivesAlone) {
 
 // T-G2: no step of another shape for a request that was just handed over.
 TEST_P(RanksAndDrafts, EveryStepHasTheSameRowsForEverySequence) {
-  DecodeGroup group({.ranks = ranks(), .drafts = drafts()});
+  DecodeGroup group({.ranks = ranks(), .drafts = drafts(), .overlap = overlap()});
   auto r = group.Start(0, Prompt(20), Greedy(25));
   ExpectAsSolo(*r);
   for (int rank = 0; rank < ranks(); ++rank) {
@@ -76,12 +84,12 @@ TEST_P(RanksAndDrafts, EveryStepHasTheSameRowsForEverySequence) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RanksAndDrafts,
-                         ::testing::Combine(::testing::Values(1, 2, 4),
-                                            ::testing::Values(0, 1, 3)));
+                         ::testing::Combine(::testing::Values(1, 2, 4), ::testing::Values(0, 1, 3),
+                                            ::testing::Bool()));
 
 // T-E6
-TEST(DecodeLoop, MaxTokensOneAndAStopTokenFirst) {
-  DecodeGroup group({.ranks = 2});
+TEST_P(DecodeLoops, MaxTokensOneAndAStopTokenFirst) {
+  DecodeGroup group({.ranks = 2, .overlap = GetParam()});
   auto one = group.Start(0, Prompt(10), Greedy(1));
   ExpectAsSolo(*one);
   model::SamplingParams stop = Greedy(50);
@@ -95,8 +103,8 @@ TEST(DecodeLoop, MaxTokensOneAndAStopTokenFirst) {
   EXPECT_EQ(group.Leftovers(), "");
 }
 
-TEST(DecodeLoop, LogprobsComeWithEveryToken) {
-  DecodeGroup group({});
+TEST_P(DecodeLoops, LogprobsComeWithEveryToken) {
+  DecodeGroup group({.overlap = GetParam()});
   model::SamplingParams sampling = Greedy(12);
   sampling.top_logprobs = 3;
   auto r = group.Start(0, Prompt(30), sampling);
@@ -111,8 +119,8 @@ TEST(DecodeLoop, LogprobsComeWithEveryToken) {
 }
 
 // T-C8 and T-A5: leaving at every place of the way.
-TEST(DecodeLoop, CancelInEachStateLeavesNothingBehind) {
-  DecodeGroup group({.ranks = 2, .pages = 20});
+TEST_P(DecodeLoops, CancelInEachStateLeavesNothingBehind) {
+  DecodeGroup group({.ranks = 2, .pages = 20, .overlap = GetParam()});
   auto granted = group.Submit(0, Prompt(600), Greedy(300));  // 15 of 20 pages
   auto waiting = group.Submit(0, Prompt(600, 1), Greedy(300));
   EXPECT_EQ(group.table(0).counts().granted, 1);
@@ -131,8 +139,8 @@ TEST(DecodeLoop, CancelInEachStateLeavesNothingBehind) {
   ExpectAsSolo(*after);
 }
 
-TEST(DecodeLoop, APrefillThatGivesUpEndsTheStreamWithItsCause) {
-  DecodeGroup group({});
+TEST_P(DecodeLoops, APrefillThatGivesUpEndsTheStreamWithItsCause) {
+  DecodeGroup group({.overlap = GetParam()});
   auto r = group.Submit(0, Prompt(100), Greedy(10));
   group.prefill().Abort(r->attempt, absl::ResourceExhaustedError("no pages for it"));
   ASSERT_TRUE(r->stream->Pump());
@@ -142,8 +150,8 @@ TEST(DecodeLoop, APrefillThatGivesUpEndsTheStreamWithItsCause) {
 }
 
 // T-B1: prefill's link breaks; the attempts that wait for it fail, the running ones go on.
-TEST(DecodeLoop, ALostPrefillFailsOnlyWhatWaitsForIt) {
-  DecodeGroup group({});
+TEST_P(DecodeLoops, ALostPrefillFailsOnlyWhatWaitsForIt) {
+  DecodeGroup group({.overlap = GetParam()});
   auto running = group.Start(0, Prompt(100), Greedy(600));
   auto granted = group.Submit(0, Prompt(100, 1), Greedy(10));
   ASSERT_TRUE(running->stream->Pump(2));
@@ -154,8 +162,8 @@ TEST(DecodeLoop, ALostPrefillFailsOnlyWhatWaitsForIt) {
   EXPECT_TRUE(Eventually([&] { return group.table(0).counts().quarantined == 0; }));
 }
 
-TEST(DecodeLoop, MoreThanFitsWaitsItsTurn) {
-  DecodeGroup group({.ranks = 1, .pages = 12, .max_running = 2});
+TEST_P(DecodeLoops, MoreThanFitsWaitsItsTurn) {
+  DecodeGroup group({.ranks = 1, .pages = 12, .max_running = 2, .overlap = GetParam()});
   std::vector<std::unique_ptr<DecodeGroup::Request>> requests;
   for (int i = 0; i < 10; ++i)
     requests.push_back(group.Start(0, Prompt(100 + i, i), Seeded(60, uint64_t(i))));
@@ -164,11 +172,11 @@ TEST(DecodeLoop, MoreThanFitsWaitsItsTurn) {
 }
 
 // T-C2, T-D1 in small: a storm with random cancels on several ranks, three rounds over one group.
-TEST(DecodeLoop, StormWithRandomCancelsEndsQuiet) {
+TEST_P(DecodeLoops, StormWithRandomCancelsEndsQuiet) {
   const unsigned seed = 97;
   SCOPED_TRACE(seed);
   std::mt19937 rng(seed);
-  DecodeGroup group({.ranks = 2, .pages = 96, .max_running = 8});
+  DecodeGroup group({.ranks = 2, .pages = 96, .max_running = 8, .overlap = GetParam()});
   for (int round = 0; round < 3; ++round) {
     std::vector<std::unique_ptr<DecodeGroup::Request>> requests;
     std::vector<bool> cancelled;
@@ -197,8 +205,8 @@ TEST(DecodeLoop, StormWithRandomCancelsEndsQuiet) {
   }
 }
 
-TEST(DecodeLoop, DrainFinishesWhatRunsThenAllRanksLeaveTogether) {
-  DecodeGroup group({.ranks = 4});
+TEST_P(DecodeLoops, DrainFinishesWhatRunsThenAllRanksLeaveTogether) {
+  DecodeGroup group({.ranks = 4, .overlap = GetParam()});
   auto r = group.Start(2, Prompt(50), Greedy(120));
   ASSERT_TRUE(r->stream->Pump(2));
   group.loop(1).RequestExit();  // one process got SIGTERM; the group tells all to drain
@@ -208,8 +216,8 @@ TEST(DecodeLoop, DrainFinishesWhatRunsThenAllRanksLeaveTogether) {
   for (int rank = 0; rank < 4; ++rank) BALEEN_EXPECT_OK(group.ranks().rank(rank).broken);
 }
 
-TEST(DecodeLoop, ADrainThatIsTakenBackGoesOn) {
-  DecodeGroup group({.ranks = 2});
+TEST_P(DecodeLoops, ADrainThatIsTakenBackGoesOn) {
+  DecodeGroup group({.ranks = 2, .overlap = GetParam()});
   for (bool draining : {true, false})
     for (int rank = 0; rank < 2; ++rank) group.table(rank).SetDraining(draining);
   auto r = group.Start(1, Prompt(50), Greedy(20));
@@ -217,8 +225,8 @@ TEST(DecodeLoop, ADrainThatIsTakenBackGoesOn) {
 }
 
 // Rank of group dies: everything of the group fails, with the rank's name; nobody hangs.
-TEST(DecodeLoop, AVanishedRankEndsTheGroupAndItsStreams) {
-  DecodeGroup group({.ranks = 2});
+TEST_P(DecodeLoops, AVanishedRankEndsTheGroupAndItsStreams) {
+  DecodeGroup group({.ranks = 2, .overlap = GetParam()});
   auto running = group.Start(0, Prompt(50), Greedy(900));
   auto granted = group.Submit(0, Prompt(50), Greedy(900));
   ASSERT_TRUE(running->stream->Pump(3));

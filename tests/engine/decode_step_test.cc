@@ -1,6 +1,7 @@
 #include "engine/decode_step.h"
 
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <thread>
 
@@ -145,6 +146,41 @@ TEST(DecodeStep, AnIdleStepMakesTheSameRuns) {
     EXPECT_TRUE(step.Run({}).empty());
     EXPECT_EQ(host.forward.main_runs, 1);
     EXPECT_EQ(host.forward.mtp_runs, drafts);
+  }
+}
+
+// Always a step ahead of what the host has seen. Sequences end at different steps, by length and by
+// a stop token, and one joins in the middle; its neighbours follow themselves in other places.
+TEST(DecodeStep, StepsAheadOfTheHostGiveTheSame) {
+  for (int drafts : {0, 1, 3}) {
+    FakeHost host(FakeForward::Whole(true), kPages);
+    DecodeStep step(host.forward, Limits(drafts));
+    std::deque<DecodeSequence> sequences;
+    std::vector<std::pair<std::vector<int32_t>, model::SamplingParams>> asked;
+    const auto join = [&](int length, int tokens) {
+      model::SamplingParams sampling = Sampling(tokens, length);
+      sampling.ignore_eos = false;
+      asked.push_back({Prompt(length), sampling});
+      sequences.push_back(HandOver(Prompt(length), sampling, host, int(sequences.size()) * 6,
+                                   drafts, step.limits()));
+    };
+    join(60, 9);
+    join(128, 70);
+    join(63, 31);
+    const auto launch = [&] {
+      std::vector<DecodeSequence*> running;
+      for (auto& s : sequences)
+        if (s.finish == FinishReason::kNone) running.push_back(&s);
+      if (!running.empty()) step.Launch(running);
+    };
+    launch();
+    for (int round = 0; step.in_flight() > 0; ++round) {
+      if (round == 5) join(200, 25);
+      launch();
+      for (const StepOutput& output : step.Finish()) ASSERT_TRUE(output.status.ok());
+    }
+    for (size_t i = 0; i < sequences.size(); ++i)
+      EXPECT_EQ(Generated(sequences[i]), Solo(asked[i].first, asked[i].second)) << i;
   }
 }
 

@@ -51,9 +51,10 @@ model::SamplingParams Seeded(int tokens) {
 std::vector<int32_t> Reference(std::vector<int32_t> tokens, const model::SamplingParams& params) {
   FakeHost host(FakeForward::Whole(false), 20);
   const size_t prompt = tokens.size();
-  model::RowSampler sampler(
-      host.forward.backend(),
-      {.max_rows = 1, .max_sequences = 1, .vocabulary = FakeForward::Vocabulary()});
+  const model::SamplingLimits limits = {
+      .max_rows = 1, .max_sequences = 1, .vocabulary = FakeForward::Vocabulary()};
+  model::RowSampler sampler(host.forward.backend(), limits);
+  model::SamplingBatch sampling(host.forward.backend(), limits);
   model::TokenHistory history(params, tokens);
   std::vector<int32_t> page_table(20), positions, sequences;
   for (int i = 0; i < 20; ++i) page_table[i] = 19 - i;
@@ -63,12 +64,12 @@ std::vector<int32_t> Reference(std::vector<int32_t> tokens, const model::Samplin
     sequences.assign(tokens.size(), 0);
     host.forward.RunLayers({tokens, positions, sequences, page_table, 20});
     const int32_t row[] = {static_cast<int32_t>(tokens.size()) - 1};
-    sampler.Clear();
-    sampler.AddSequence(params, history, static_cast<int>(tokens.size()), {});
-    sampler.Upload();
+    sampling.Clear();
+    sampling.AddSequence(params, history, static_cast<int>(tokens.size()), {});
+    sampler.Upload(sampling);
     sampler.Sample(host.forward.Head(model::Forward::Hidden::kMain, row), 0);
-    sampler.Download();
-    const int32_t token = sampler.TokenOf(0);
+    sampler.Download(sampling);
+    const int32_t token = sampling.TokenOf(0);
     tokens.push_back(token);
     history.Add(token);
     if (!params.ignore_eos && token == FakeForward::kEos) break;

@@ -100,8 +100,10 @@ class Law {
 // One decoded sequence under `seed`, with `k` drafts a step.
 std::vector<int32_t> Decode(const Law& law, int k, uint64_t seed) {
   static kernels::Backend& backend = *kernels::MakeCpuBackend(1).release();
-  static model::RowSampler sampler(
-      backend, {.max_rows = 1, .max_sequences = 1, .vocabulary = {.limit = Law::kVocab}});
+  static const model::SamplingLimits limits = {
+      .max_rows = 1, .max_sequences = 1, .vocabulary = {.limit = Law::kVocab}};
+  static model::RowSampler sampler(backend, limits);
+  static model::SamplingBatch sampling(backend, limits);
   const model::SamplingParams params{.seed = seed};
   const model::TokenHistory history;
   std::vector<int32_t> tokens;
@@ -114,12 +116,12 @@ std::vector<int32_t> Decode(const Law& law, int k, uint64_t seed) {
     EXPECT_TRUE(WalkDrafts(drafts, [&](int) -> absl::StatusOr<Choice> {
                   const auto after = law.After(tokens);
                   std::vector<float> logits(after.begin(), after.end());
-                  sampler.Clear();
-                  sampler.AddSequence(params, history, int(tokens.size()), {});
-                  sampler.Upload();
+                  sampling.Clear();
+                  sampling.AddSequence(params, history, int(tokens.size()), {});
+                  sampler.Upload(sampling);
                   sampler.Sample({.data = logits.data(), .rows = 1, .cols = Law::kVocab}, 0);
-                  sampler.Download();
-                  tokens.push_back(sampler.TokenOf(0));
+                  sampler.Download(sampling);
+                  tokens.push_back(sampling.TokenOf(0));
                   return Choice{tokens.back(), tokens.size() == Law::kLength};
                 }).ok());
   }

@@ -43,7 +43,7 @@ if DEVICE != "cpu":
 
 class Cluster:
     def __init__(self, stages=2, ranks=2, drafts=1, chunk=8192, prefill_groups=1, decode_groups=1, transport="",
-                 model=MODEL, pages=None, step_timeout_ms=None):
+                 model=MODEL, pages=None, step_timeout_ms=None, overlap=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="baleen-"))
         self.options = {
             "--model": model, "--prefill-stages": stages, "--decode-ranks": ranks, "--mtp": drafts, "--chunk": chunk,
@@ -55,6 +55,8 @@ class Cluster:
             self.options["--step-timeout"] = int(60000 * SLOWDOWN)
         if step_timeout_ms:
             self.options["--step-timeout"] = step_timeout_ms
+        if overlap is not None:
+            self.options["--overlap"] = str(overlap).lower()
 
     def _script(self, command, **options):
         args = [str(ROOT / "deploy/local_cluster.sh"), command, "--dir", str(self.dir)]

@@ -18,8 +18,8 @@ seeded_texts = {}  # prompt -> text, of the first shape that ran
 
 
 class Golden(unittest.TestCase):
-    def check_shape(self, stages, ranks, drafts, chunk):
-        with Cluster(stages=stages, ranks=ranks, drafts=drafts, chunk=chunk) as cluster:
+    def check_shape(self, stages, ranks, drafts, chunk, overlap=None):
+        with Cluster(stages=stages, ranks=ranks, drafts=drafts, chunk=chunk, overlap=overlap) as cluster:
             grpc = GrpcClient(cluster.grpc)
             for name, golden in GOLDEN.items():
                 want_ids = [t for t in golden["greedy_ids"] if t != EOS]
@@ -38,6 +38,9 @@ class Golden(unittest.TestCase):
         for shape in SUBSET:
             with self.subTest(shape=shape):
                 self.check_shape(*shape)
+
+    def test_steps_ahead_of_the_host(self):
+        self.check_shape(1, 2, 1, 8192, overlap=True)
 
     def test_three_recall_prompts(self):
         with Cluster(stages=2, ranks=1, drafts=3) as cluster:

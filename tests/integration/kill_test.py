@@ -154,8 +154,8 @@ class Hang(unittest.TestCase):
         # The kernel keeps a traced thread that has ended until it is waited for.
         threading.Thread(target=os.waitpid, args=(thread, 0x40000000), daemon=True).start()
 
-    def check(self, group, victim, leader, cause):
-        with Cluster(stages=2, ranks=1, step_timeout_ms=self.TIMEOUT_MS) as cluster:
+    def check(self, group, victim, leader, cause, **shape):
+        with Cluster(**shape, step_timeout_ms=self.TIMEOUT_MS) as cluster:
             with Load(cluster, clients=2) as load:
                 load.wait_for_answers(2)
                 hung = time.monotonic()
@@ -163,7 +163,7 @@ class Hang(unittest.TestCase):
                 self.wait(15 * SLOWDOWN, lambda: not cluster.alive(leader), f"{leader} lives on")
                 self.wait(15, lambda: min(load.begun) > hung, "a request hangs")
                 log = (cluster.dir / f"{leader}.log").read_text()
-                self.assertIn(cause, log)
+                self.assertRegex(log, cause)
                 cluster.restart(group)
                 load.wait_for_answers(2)
             cluster.wait_quiet()
@@ -175,7 +175,14 @@ class Hang(unittest.TestCase):
             time.sleep(0.05)  # between two questions to the cluster
 
     def test_a_prefill_stage(self):
-        self.check("prefill-0", "prefill-0-1", "prefill-0-0", "a batch has not come back within worker.step_timeout_ms")
+        self.check("prefill-0", "prefill-0-1", "prefill-0-0", "a batch has not come back within worker.step_timeout_ms",
+                   stages=2, ranks=1)
+
+    def test_a_decode_rank(self):
+        # The leader waits for it, between steps or in the middle of one.
+        self.check("decode-0", "decode-0-1", "decode-0-0",
+                   "decode rank 1 did not answer within|a step takes longer than worker.step_timeout_ms",
+                   stages=1, ranks=2)
 
 
 if __name__ == "__main__":

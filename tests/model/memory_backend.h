@@ -60,6 +60,7 @@ class MemoryBackend : public kernels::Backend {
   void Sample(const kernels::SampleParams&) override { None(); }
   void AcceptDrafts(const kernels::AcceptDraftsParams&) override { None(); }
   void DraftRows(const kernels::DraftRowsParams&) override { None(); }
+  void FollowRows(const kernels::FollowRowsParams&) override { None(); }
 
  private:
   static void None() { BALEEN_CHECK_MSG(false, "MemoryBackend has no operations"); }

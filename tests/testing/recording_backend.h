@@ -46,6 +46,7 @@ class RecordingBackend final : public kernels::Backend {
   BALEEN_RECORDED(Sample)
   BALEEN_RECORDED(AcceptDrafts)
   BALEEN_RECORDED(DraftRows)
+  BALEEN_RECORDED(FollowRows)
 #undef BALEEN_RECORDED
 
   bool can_record() const override { return true; }
