@@ -20,7 +20,7 @@ for program in "$@"; do
   done
 done
 # UCX loads its transports from a folder beside the library.
-ucx=$(ldd "$@" | awk '$1 ~ /^libucp\.so/ {print $3; exit}')
+ucx=$(ldd "$@" | awk '$1 ~ /^libucp\.so/ && !found++ {print $3}')
 if [ -n "$ucx" ]; then cp -rL "$(dirname "$(realpath "$ucx")")/ucx" "$out/lib/"; fi
 cat >"$out/run" <<'RUN'
 #!/usr/bin/env bash
