@@ -44,9 +44,11 @@ RankMesh::RankMesh(Options options, Post post)
   }
 }
 
-void RankMesh::WaitSent() {
+void RankMesh::Flush() { AwaitSent(1 - parity()); }
+
+void RankMesh::AwaitSent(int parity) {
   MutexLock lock(mu_);
-  while (sending_[parity()] > 0 && failure_.ok()) changed_.Wait(mu_);
+  while (sending_[parity] > 0 && failure_.ok()) changed_.Wait(mu_);
 }
 
 absl::Status RankMesh::Exchange(Kind kind, std::span<const Outgoing> to) {

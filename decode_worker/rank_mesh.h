@@ -71,10 +71,12 @@ class RankMesh {
   // Parity of the next round. Memory sent in a round of the same parity may be written again once
   // WaitSent returned.
   int parity() const { return static_cast<int>(round_ & 1); }
-  void WaitSent();
+  void WaitSent() { AwaitSent(parity()); }
 
   // Sends to[p] to every peer p (to[rank()] is not looked at) and waits for all of theirs.
   absl::Status Exchange(Kind kind, std::span<const Outgoing> to);
+  // Until what the last Exchange sent is on its way, or the mesh failed.
+  void Flush();
   // What `peer` sent in the last Exchange; valid until the next.
   const Incoming& From(int peer) const { return received_[size_t(peer)]; }
 
@@ -96,6 +98,7 @@ class RankMesh {
     uint64_t round = 0;
     Incoming message;
   };
+  void AwaitSent(int parity);
   void Fill(Kind kind, std::span<const Outgoing> to);
   absl::Status AwaitRound(Kind kind);
   absl::Status TakeRound(Kind kind) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -24,6 +24,7 @@ absl::StatusOr<StepPlan> Agree(RankMesh& mesh, const StepProposal& own) {
   const RankMesh::Outgoing out = {.words = {own.sequences, own.drained, own.exit}};
   const std::vector<RankMesh::Outgoing> to(size_t(mesh.size()), out);
   BALEEN_RETURN_IF_ERROR(mesh.Exchange(RankMesh::Kind::kAgree, to));
+  mesh.Flush();
   std::vector<StepProposal> all(size_t(mesh.size()), own);
   for (int peer = 0; peer < mesh.size(); ++peer) {
     if (peer == mesh.rank()) continue;

@@ -25,6 +25,9 @@ struct StepPlan {
 StepPlan Merge(std::span<const StepProposal> proposals);
 
 // One round on the mesh. A rank without work is woken by it (RankMesh::WaitForPeers) and answers.
+// When it returns, this rank's word is on its way: the transport's thread may have to wait for the
+// device (unmapping the memory of a peer that died), and the device for the other ranks' steps,
+// which they launch on that word.
 absl::StatusOr<StepPlan> Agree(RankMesh& mesh, const StepProposal& own);
 
 }  // namespace baleen::decode_worker
