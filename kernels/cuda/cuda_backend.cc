@@ -52,6 +52,16 @@ namespace {
 
 constexpr size_t kCounterBytes = 64 << 10;  // at the start of the scratch, zero between ops
 
+// False when there was too little memory; other errors end the process.
+bool Allocated(cudaError_t error) {
+  if (error != cudaErrorMemoryAllocation) {
+    BALEEN_CUDA_CHECK(error);
+    return true;
+  }
+  cudaGetLastError();  // not sticky; taken note of here
+  return false;
+}
+
 // A captured graph, replayed on the stream it was captured from.
 class GraphRecording final : public Backend::Recording {
  public:
@@ -62,6 +72,31 @@ class GraphRecording final : public Backend::Recording {
  private:
   const cudaGraphExec_t graph_;
   const cudaStream_t stream_;
+};
+
+// Pinned memory, which it takes; `copied_` follows its newest copy.
+class PinnedBuffer final : public Backend::StagingBuffer {
+ public:
+  PinnedBuffer(void* memory, cudaStream_t stream)
+      : memory_(static_cast<std::byte*>(memory)), stream_(stream) {
+    BALEEN_CUDA_CHECK(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming));
+  }
+  ~PinnedBuffer() override {
+    Wait();
+    BALEEN_CUDA_CHECK(cudaEventDestroy(copied_));
+    BALEEN_CUDA_CHECK(cudaFreeHost(memory_));
+  }
+  std::byte* data() override { return memory_; }
+  void CopyTo(void* dst, size_t from, size_t bytes) override {
+    BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, memory_ + from, bytes, cudaMemcpyHostToDevice, stream_));
+    BALEEN_CUDA_CHECK(cudaEventRecord(copied_, stream_));
+  }
+  void Wait() override { BALEEN_CUDA_CHECK(cudaEventSynchronize(copied_)); }
+
+ private:
+  std::byte* const memory_;
+  const cudaStream_t stream_;
+  cudaEvent_t copied_ = nullptr;
 };
 
 }  // namespace
@@ -126,13 +161,8 @@ Backend::Memory CudaBackend::memory() const {
 void* CudaBackend::Allocate(size_t bytes) {
   BALEEN_CUDA_CHECK(cudaSetDevice(device_));
   void* p = nullptr;
-  const cudaError_t error = cudaMalloc(&p, std::max<size_t>(bytes, 1));
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // not sticky; taken note of here
-    return nullptr;
-  }
-  BALEEN_CUDA_CHECK(error);
-  return p;
+  const bool allocated = Allocated(cudaMalloc(&p, std::max<size_t>(bytes, 1)));
+  return allocated ? p : nullptr;
 }
 
 void CudaBackend::Free(void* p) { BALEEN_CUDA_CHECK(cudaFree(p)); }
@@ -147,6 +177,13 @@ void CudaBackend::CopyOut(void* host, const void* src, size_t bytes) {
 
 void CudaBackend::CopyWithin(void* dst, const void* src, size_t bytes) {
   BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+std::unique_ptr<Backend::StagingBuffer> CudaBackend::MakeStagingBuffer(size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  void* p = nullptr;
+  if (!Allocated(cudaHostAlloc(&p, bytes, cudaHostAllocDefault))) return nullptr;
+  return std::make_unique<PinnedBuffer>(p, stream_);
 }
 
 std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()> issue) {

@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
+#include <cstring>
+
 #include "kernels/cuda/parity.h"
 
 namespace baleen::kernels {
@@ -14,6 +16,24 @@ TEST_F(CudaBackendTest, NamesADeviceThatIsNotThere) {
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find("device 99 asked for"), absl::string_view::npos)
       << refused.status().ToString();
+}
+
+TEST_F(CudaBackendTest, AStagingBufferMayBeWrittenOnceItHasBeenWaitedFor) {
+  constexpr size_t kBytes = size_t{8} << 20, kHalf = kBytes / 2;
+  auto* device = Poisoned<char>(2 * kBytes);
+  const auto buffer = gpu_->MakeStagingBuffer(kBytes);
+  ASSERT_NE(buffer.get(), nullptr);
+  buffer->Wait();  // for nothing
+  for (int round = 0; round < 2; ++round) {
+    std::memset(buffer->data(), 1 + round, kBytes);
+    buffer->CopyTo(device + round * kBytes, 0, kHalf);
+    buffer->CopyTo(device + round * kBytes + kHalf, kHalf, kHalf);
+    buffer->Wait();
+  }
+  std::memset(buffer->data(), 9, kBytes);
+  std::vector<char> want(kBytes, 1);
+  want.resize(2 * kBytes, 2);
+  EXPECT_EQ(Download(device, 2 * kBytes), want);
 }
 
 TEST_F(CudaBackendTest, CopiesInTheOrderOfTheStream) {
