@@ -122,7 +122,8 @@ class Backend {
 // `threads` >= 1: how many the ops may use, the caller's included.
 std::unique_ptr<Backend> MakeCpuBackend(int threads);
 
-// FailedPrecondition when built without BALEEN_CUDA or when no device is present.
+// FailedPrecondition when built without BALEEN_CUDA or when no such device can be used
+// (gpu_facts.h); ResourceExhausted when it has no memory left for this process at all.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device);
 
 // By name: "cpu" or "cuda" (the first visible GPU). InvalidArgument for another.

@@ -1,12 +1,16 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/expert_window.h"
 #include "kernels/cuda/peer_memory.h"
+#include "kernels/gpu_facts.h"
 
 namespace baleen::kernels {
 namespace {
@@ -14,26 +18,35 @@ namespace {
 // What the driver says at start-up; afterwards errors end the process (check.h).
 absl::Status FromCuda(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error)));
+  const std::string text = absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error));
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
+                                            : absl::FailedPreconditionError(text);
+}
+
+// -1 where the driver does not say.
+int InstalledGpus() {
+  std::error_code error;
+  const std::filesystem::directory_iterator gpus("/proc/driver/nvidia/gpus", error);
+  return error ? -1 : static_cast<int>(std::distance(gpus, {}));
+}
+
+GpuFacts Facts() {
+  GpuFacts facts = {.installed = InstalledGpus()};
+  if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) facts.visible_devices = visible;
+  BALEEN_CUDA_CHECK(cudaRuntimeGetVersion(&facts.runtime_version));
+  BALEEN_CUDA_CHECK(cudaDriverGetVersion(&facts.driver_version));  // 0, no error, without a driver
+  const cudaError_t counted = cudaGetDeviceCount(&facts.visible);
+  if (counted == cudaSuccess) return facts;
+  facts.visible = 0;
+  if (counted != cudaErrorNoDevice) facts.error = cudaGetErrorString(counted);
+  return facts;
 }
 
 absl::Status CheckDevice(int device) {
-  int count = 0;
-  BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceCount(&count), "no usable GPU"));
-  if (device < 0 || device >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cuda: device ", device, " asked for, ", count,
-                     " visible (CUDA_VISIBLE_DEVICES decides which)"));
-  }
+  BALEEN_RETURN_IF_ERROR(CheckGpuFacts(Facts(), device));
   cudaDeviceProp properties;
   BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceProperties(&properties, device), "properties"));
-  if (properties.major != 9 || properties.minor != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "cuda: device ", device, " (", properties.name, ") has compute capability ",
-        properties.major, ".", properties.minor, ", the kernels are for 9.0 (Hopper)"));
-  }
-  return absl::OkStatus();
+  return CheckCapability(device, properties.name, properties.major, properties.minor);
 }
 
 }  // namespace

@@ -36,6 +36,25 @@ TEST_F(CudaBackendTest, AStagingBufferMayBeWrittenOnceItHasBeenWaitedFor) {
   EXPECT_EQ(Download(device, 2 * kBytes), want);
 }
 
+// What a bad kernel leaves behind: every call of this process fails from there on. The child has
+// its own device context, as the style asks: it runs this test again from the start.
+TEST_F(CudaBackendTest, AStickyErrorEndsTheProcessInOneLine) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const int32_t* index = Upload(std::vector<int32_t>{0});
+  float* out = Poisoned<float>(64);
+  auto* nowhere = reinterpret_cast<float*>(uintptr_t{1} << 46);
+  const auto break_device = [&] {
+    gpu_->GatherRows({.x = {nowhere, DType::kF32, 1, 64, 64},
+                      .index = index,
+                      .out = {out, DType::kF32, 1, 64, 64}});
+    gpu_->Synchronize();
+  };
+  EXPECT_EXIT(break_device(), ::testing::ExitedWithCode(1),
+              "cuda_backend\\.cc:[0-9]+: CUDA error 700 \\(cudaErrorIllegalAddress\\) of "
+              "cudaStreamSynchronize\\(stream_\\): [^\n]*illegal memory access[^\n]*\n$");
+  gpu_->Synchronize();  // this process's device is as good as before
+}
+
 TEST_F(CudaBackendTest, CopiesInTheOrderOfTheStream) {
   const std::vector<int32_t> first(1000, 1), second(1000, 2);
   int32_t* device = Poisoned<int32_t>(1000);
