@@ -30,9 +30,12 @@ absl::StatusOr<int> PlanPages(const PagePlan& plan) {
       plan.page_bytes == 0 ? 0 : static_cast<int64_t>(plan.bytes_available / plan.page_bytes);
   const int64_t wanted = plan.requested_pages > 0 ? plan.requested_pages : one;
   if (wanted > fitting) {
-    return absl::ResourceExhaustedError(absl::StrCat("page pool: ", wanted, " pages need ",
-                                                     wanted * plan.page_bytes, " bytes, ",
-                                                     plan.bytes_available, " are available"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "page pool: ", wanted, " pages",
+        plan.requested_pages > 0
+            ? ", as configured,"
+            : absl::StrCat(", for one sequence of max_context ", plan.max_context, ","),
+        " need ", wanted * plan.page_bytes, " bytes, ", plan.bytes_available, " are available"));
   }
   if (plan.requested_pages > 0) return plan.requested_pages;
   const int64_t useful = one * plan.useful_sequences;
@@ -48,6 +51,12 @@ size_t PoolBytes(const MemoryBudget& b) {
   const size_t of_share = share > taken ? share - taken : 0;
   const size_t of_free = b.device.free > steps ? b.device.free - steps : 0;
   return std::min(of_share, of_free);
+}
+
+std::string Describe(const MemoryBudget& b) {
+  return absl::StrCat(b.device.total, " bytes, ", b.device.free, " free; weights ", b.weights,
+                      ", forward pass ", b.forward, ", steps ", b.step, ", memory_fraction ",
+                      b.fraction);
 }
 
 double DefaultMemoryFraction(absl::string_view device) { return device == "cpu" ? 1.0 / 16 : 0.9; }

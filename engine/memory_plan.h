@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -19,8 +20,8 @@ struct PagePlan {
 };
 
 // ResourceExhausted when not even one sequence of max_context (or not requested_pages) fits, naming
-// the bytes wanted and available. A pipeline's stages share page ids: the leader's count must be
-// taken by all of them.
+// which of the two, and the bytes wanted and available. A pipeline's stages share page ids: the
+// leader's count must be taken by all of them.
 absl::StatusOr<int> PlanPages(const PagePlan& plan);
 
 // What a process puts on its device, in bytes.
@@ -36,6 +37,9 @@ struct MemoryBudget {
 // that a small machine's fraction does not refuse a small model.
 inline constexpr size_t kLeastBudget = size_t{256} << 20;
 size_t PoolBytes(const MemoryBudget& budget);
+
+// All of it in words, for logs and errors: "85 bytes, 80 free; weights 40, forward pass …".
+std::string Describe(const MemoryBudget& budget);
 
 // The default fraction: several processes of a cluster share a CPU's memory, a GPU is one's own.
 double DefaultMemoryFraction(absl::string_view device);

@@ -76,6 +76,21 @@ class Backend {
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;    // async
   virtual void CopyWithin(void* dst, const void* src, size_t bytes) = 0;  // async, no overlap
 
+  // Host memory that the device reads by itself: while it copies out of one of these, the caller
+  // fills another. Start-up only.
+  class StagingBuffer {
+   public:
+    virtual ~StagingBuffer() = default;  // waits
+    virtual std::byte* data() = 0;
+    // [data() + from, data() + from + bytes) to dst: async, in order with the copies above.
+    virtual void CopyTo(void* dst, size_t from, size_t bytes) = 0;
+    // Blocks until every CopyTo of this buffer has finished: it may be written again.
+    virtual void Wait() = 0;
+  };
+  // nullptr when the host has too little memory, and where host_memory(): there the caller writes
+  // the backend's memory itself.
+  virtual std::unique_ptr<StagingBuffer> MakeStagingBuffer(size_t /*bytes*/) { return nullptr; }
+
   // The ops that `issue` calls, with these very operands, to be issued again any number of times
   // for the cost of one. Nothing is computed meanwhile; each op must have run once before. Start-up
   // only, and only where can_record().
@@ -118,7 +133,8 @@ class Backend {
 // `threads` >= 1: how many the ops may use, the caller's included.
 std::unique_ptr<Backend> MakeCpuBackend(int threads);
 
-// FailedPrecondition when built without BALEEN_CUDA or when no device is present.
+// FailedPrecondition when built without BALEEN_CUDA or when no such device can be used
+// (gpu_facts.h); ResourceExhausted when it has no memory left for this process at all.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device);
 
 // By name: "cpu" or "cuda" (the first visible GPU). InvalidArgument for another.

@@ -171,19 +171,22 @@ absl::Status ModelHost::MakePool() {
       .weights = weights_->memory.bytes(),
       .forward = model::Forward::PlannedBytes(*backend_, *config_, shard_, ForwardOptionsOf()),
       .step = limits_.step_bytes ? limits_.step_bytes(*this) : 0};
-  spdlog::info(
-      "memory of {}: {} bytes, {} free; weights {}, forward pass {}, steps {}, share {:.3f}",
-      backend_->name(), budget.device.total, budget.device.free, budget.weights, budget.forward,
-      budget.step, fraction);
-  BALEEN_ASSIGN_OR_RETURN(pages_, engine::PlanPages({.requested_pages = options_.pages,
-                                                     .page_bytes = layout_.PageBytes(),
-                                                     .bytes_available = engine::PoolBytes(budget),
-                                                     .max_context = options_.max_context}));
+  const std::string memory =
+      absl::StrCat("memory of ", backend_->name(), ": ", engine::Describe(budget));
+  spdlog::info("{}", memory);
+  const auto pages = engine::PlanPages({.requested_pages = options_.pages,
+                                        .page_bytes = layout_.PageBytes(),
+                                        .bytes_available = engine::PoolBytes(budget),
+                                        .max_context = options_.max_context});
+  if (!pages.ok())
+    return absl::Status(pages.status().code(),
+                        absl::StrCat(pages.status().message(), "; ", memory));
+  pages_ = *pages;
   const size_t bytes = static_cast<size_t>(pages_) * layout_.PageBytes();
   pool_ = static_cast<std::byte*>(backend_->Allocate(bytes));
   if (pool_ == nullptr)
     return absl::ResourceExhaustedError(
-        absl::StrCat("page pool: no memory for ", pages_, " pages, ", bytes, " bytes"));
+        absl::StrCat("page pool: ", pages_, " pages want ", bytes, " bytes; ", memory));
   spdlog::info("layers {}..{}{}, experts {}..{}; page pool: {} pages of {} bytes, {} tokens",
                shard_.first_layer, shard_.end_layer - 1, shard_.mtp ? " and MTP" : "",
                shard_.first_expert, shard_.end_expert - 1, pages_, layout_.PageBytes(),

@@ -1,12 +1,16 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/expert_window.h"
 #include "kernels/cuda/peer_memory.h"
+#include "kernels/gpu_facts.h"
 
 namespace baleen::kernels {
 namespace {
@@ -14,26 +18,35 @@ namespace {
 // What the driver says at start-up; afterwards errors end the process (check.h).
 absl::Status FromCuda(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error)));
+  const std::string text = absl::StrCat("cuda: ", what, ": ", cudaGetErrorString(error));
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
+                                            : absl::FailedPreconditionError(text);
+}
+
+// -1 where the driver does not say.
+int InstalledGpus() {
+  std::error_code error;
+  const std::filesystem::directory_iterator gpus("/proc/driver/nvidia/gpus", error);
+  return error ? -1 : static_cast<int>(std::distance(gpus, {}));
+}
+
+GpuFacts Facts() {
+  GpuFacts facts = {.installed = InstalledGpus()};
+  if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) facts.visible_devices = visible;
+  BALEEN_CUDA_CHECK(cudaRuntimeGetVersion(&facts.runtime_version));
+  BALEEN_CUDA_CHECK(cudaDriverGetVersion(&facts.driver_version));  // 0, no error, without a driver
+  const cudaError_t counted = cudaGetDeviceCount(&facts.visible);
+  if (counted == cudaSuccess) return facts;
+  facts.visible = 0;
+  if (counted != cudaErrorNoDevice) facts.error = cudaGetErrorString(counted);
+  return facts;
 }
 
 absl::Status CheckDevice(int device) {
-  int count = 0;
-  BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceCount(&count), "no usable GPU"));
-  if (device < 0 || device >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cuda: device ", device, " asked for, ", count,
-                     " visible (CUDA_VISIBLE_DEVICES decides which)"));
-  }
+  BALEEN_RETURN_IF_ERROR(CheckGpuFacts(Facts(), device));
   cudaDeviceProp properties;
   BALEEN_RETURN_IF_ERROR(FromCuda(cudaGetDeviceProperties(&properties, device), "properties"));
-  if (properties.major != 9 || properties.minor != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "cuda: device ", device, " (", properties.name, ") has compute capability ",
-        properties.major, ".", properties.minor, ", the kernels are for 9.0 (Hopper)"));
-  }
-  return absl::OkStatus();
+  return CheckCapability(device, properties.name, properties.major, properties.minor);
 }
 
 }  // namespace
@@ -52,6 +65,16 @@ namespace {
 
 constexpr size_t kCounterBytes = 64 << 10;  // at the start of the scratch, zero between ops
 
+// False when there was too little memory; other errors end the process.
+bool Allocated(cudaError_t error) {
+  if (error != cudaErrorMemoryAllocation) {
+    BALEEN_CUDA_CHECK(error);
+    return true;
+  }
+  cudaGetLastError();  // not sticky; taken note of here
+  return false;
+}
+
 // A captured graph, replayed on the stream it was captured from.
 class GraphRecording final : public Backend::Recording {
  public:
@@ -62,6 +85,31 @@ class GraphRecording final : public Backend::Recording {
  private:
   const cudaGraphExec_t graph_;
   const cudaStream_t stream_;
+};
+
+// Pinned memory, which it takes; `copied_` follows its newest copy.
+class PinnedBuffer final : public Backend::StagingBuffer {
+ public:
+  PinnedBuffer(void* memory, cudaStream_t stream)
+      : memory_(static_cast<std::byte*>(memory)), stream_(stream) {
+    BALEEN_CUDA_CHECK(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming));
+  }
+  ~PinnedBuffer() override {
+    Wait();
+    BALEEN_CUDA_CHECK(cudaEventDestroy(copied_));
+    BALEEN_CUDA_CHECK(cudaFreeHost(memory_));
+  }
+  std::byte* data() override { return memory_; }
+  void CopyTo(void* dst, size_t from, size_t bytes) override {
+    BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, memory_ + from, bytes, cudaMemcpyHostToDevice, stream_));
+    BALEEN_CUDA_CHECK(cudaEventRecord(copied_, stream_));
+  }
+  void Wait() override { BALEEN_CUDA_CHECK(cudaEventSynchronize(copied_)); }
+
+ private:
+  std::byte* const memory_;
+  const cudaStream_t stream_;
+  cudaEvent_t copied_ = nullptr;
 };
 
 }  // namespace
@@ -135,13 +183,8 @@ Backend::Memory CudaBackend::memory() const {
 void* CudaBackend::Allocate(size_t bytes) {
   BALEEN_CUDA_CHECK(cudaSetDevice(device_));
   void* p = nullptr;
-  const cudaError_t error = cudaMalloc(&p, std::max<size_t>(bytes, 1));
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // not sticky; taken note of here
-    return nullptr;
-  }
-  BALEEN_CUDA_CHECK(error);
-  return p;
+  const bool allocated = Allocated(cudaMalloc(&p, std::max<size_t>(bytes, 1)));
+  return allocated ? p : nullptr;
 }
 
 void CudaBackend::Free(void* p) { BALEEN_CUDA_CHECK(cudaFree(p)); }
@@ -156,6 +199,13 @@ void CudaBackend::CopyOut(void* host, const void* src, size_t bytes) {
 
 void CudaBackend::CopyWithin(void* dst, const void* src, size_t bytes) {
   BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+std::unique_ptr<Backend::StagingBuffer> CudaBackend::MakeStagingBuffer(size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  void* p = nullptr;
+  if (!Allocated(cudaHostAlloc(&p, bytes, cudaHostAllocDefault))) return nullptr;
+  return std::make_unique<PinnedBuffer>(p, stream_);
 }
 
 std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()> issue) {

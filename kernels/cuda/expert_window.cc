@@ -201,10 +201,13 @@ class CudaExpertWindow final : public ExpertWindow {
     std::memcpy(&peer, exported.data(), sizeof(peer));
     BALEEN_RETURN_IF_ERROR(CheckPeer(ExportedOf(options_, base()), peer, rank));
     if (peer.process == getpid()) return reinterpret_cast<std::byte*>(peer.base);
-    BALEEN_ASSIGN_OR_RETURN(auto mapping,
-                            peer_memory_->Import(absl::string_view(exported).substr(sizeof(peer))));
-    peers_.push_back(mapping);
-    return mapping->base;
+    const auto mapping = peer_memory_->Import(absl::string_view(exported).substr(sizeof(peer)));
+    if (!mapping.ok())
+      return absl::Status(
+          mapping.status().code(),
+          absl::StrCat("the expert exchange of rank ", rank, ": ", mapping.status().message()));
+    peers_.push_back(*mapping);
+    return (*mapping)->base;
   }
 
   const cudaStream_t stream_;

@@ -9,6 +9,16 @@
 #include "kernels/float_formats.h"
 
 namespace baleen::model {
+namespace {
+
+template <typename T, typename Convert>
+void Transpose(const float* in, int64_t rows, int64_t cols, T* out, Convert convert) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) out[c * rows + r] = convert(in[r * cols + c]);
+  }
+}
+
+}  // namespace
 
 float F16ToF32(uint16_t v) {
   const float sign = (v & 0x8000) != 0 ? -1.0f : 1.0f;
@@ -50,6 +60,23 @@ void DequantizeF8(const std::byte* in, const std::byte* scales, int64_t first_ro
       }
     }
   }
+}
+
+void RoundTo(DType dtype, const float* in, size_t count, std::byte* out) {
+  if (dtype == DType::kF32) {
+    std::memcpy(out, in, count * sizeof(float));
+    return;
+  }
+  BALEEN_CHECK(dtype == DType::kBf16);
+  std::transform(in, in + count, reinterpret_cast<uint16_t*>(out), kernels::F32ToBf16);
+}
+
+void TransposeTo(DType dtype, const float* in, int64_t rows, int64_t cols, std::byte* out) {
+  if (dtype == DType::kF32) {
+    return Transpose(in, rows, cols, reinterpret_cast<float*>(out), [](float v) { return v; });
+  }
+  BALEEN_CHECK(dtype == DType::kBf16);
+  Transpose(in, rows, cols, reinterpret_cast<uint16_t*>(out), kernels::F32ToBf16);
 }
 
 }  // namespace baleen::model

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "model/checkpoint/safetensors.h"
 
 namespace baleen::model {
@@ -20,5 +21,11 @@ void ConvertToF32(FileDType dtype, const std::byte* in, size_t count, float* out
 // `in` points at the matrix's first element; `scales` is [*, ceil(cols / 128)] f32, unaligned.
 void DequantizeF8(const std::byte* in, const std::byte* scales, int64_t first_row, int64_t rows,
                   int64_t cols, float* out);
+
+// `count` values rounded to `dtype`, kF32 or kBf16. `out` is aligned to it.
+void RoundTo(DType dtype, const float* in, size_t count, std::byte* out);
+
+// The same of `in` [rows, cols] as `out` [cols, rows].
+void TransposeTo(DType dtype, const float* in, int64_t rows, int64_t cols, std::byte* out);
 
 }  // namespace baleen::model

@@ -1,16 +1,20 @@
 #include "model/checkpoint/loader.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "kernels/float_formats.h"
+#include "kernels/cpu/thread_pool.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/checkpoint/convert.h"
 #include "model/checkpoint/progress.h"
+#include "model/checkpoint/upload.h"
 #include "model/checkpoint/weight_table.h"
 
 namespace baleen::model {
@@ -19,8 +23,17 @@ namespace {
 using kernels::Weight;
 using kernels::WeightStorage;
 
-constexpr size_t kAlignment = 256;          // of every array in the block
-constexpr size_t kStagingBytes = 4u << 20;  // of converted rows on their way to the backend
+constexpr size_t kAlignment = 256;                // of every array in the block
+constexpr size_t kSliceBytes = 512 << 10;         // of a part that one thread copies
+constexpr uint64_t kReadAheadBytes = 256u << 20;  // of the files, beyond what is being stored
+
+// A thread copies some 10 GB/s out of the page cache, and a GPU takes five times that out of pinned
+// memory. Many more threads gain nothing: the processes of a machine share its memory's bandwidth.
+// A CPU's process has one core (worker.cpu_threads) and writes parts in their place.
+int StoreThreads(const kernels::Backend& backend) {
+  if (backend.host_memory()) return 1;
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 8u));
+}
 
 absl::Status Error(const TensorView& t, absl::string_view field, absl::string_view what) {
   return absl::InvalidArgumentError(
@@ -64,22 +77,34 @@ struct Placement {
   size_t scale_offset = 0;    // of the (whole) matrix's scales, or w_uv
 
   bool fp8() const { return scales.entry != nullptr; }
+  uint64_t bytes() const { return tensor.bytes() + (fp8() ? scales.bytes() : 0); }
 };
 
 class Loader {
  public:
   Loader(kernels::Backend& backend, TensorSource& source, const ModelConfig& config,
          ModelWeights& weights)
-      : backend_(backend), source_(source), config_(config), weights_(weights) {}
+      : backend_(backend),
+        source_(source),
+        config_(config),
+        weights_(weights),
+        pool_(StoreThreads(backend)) {}
 
   absl::Status Plan(const std::vector<WeightSpec>& specs) {
     for (const WeightSpec& spec : specs) {
-      Placement p{.spec = &spec};
+      Placement& p = placements_.emplace_back(Placement{.spec = &spec});
       BALEEN_RETURN_IF_ERROR(FindTensors(p));
-      BALEEN_RETURN_IF_ERROR(Place(p));
+      // They are small and far apart: all are asked for before the first is checked.
+      if (p.fp8()) WillNeed({p.scales.data, p.scales.bytes()});
+    }
+    for (size_t i = 0; i < placements_.size(); ++i) {
+      const Placement& p = placements_[i];
+      if (p.fp8()) {
+        BALEEN_RETURN_IF_ERROR(CheckScales(p.scales));
+      }
+      BALEEN_RETURN_IF_ERROR(Place(i));
       report_.tensors += p.fp8() ? 2 : 1;
-      report_.bytes_read += p.tensor.bytes() + (p.fp8() ? p.scales.bytes() : 0);
-      placements_.push_back(p);
+      report_.bytes_read += p.bytes();
     }
     report_.bytes_stored = block_bytes_;
     return absl::OkStatus();
@@ -88,17 +113,20 @@ class Loader {
   absl::Status Load() {
     weights_.memory = DeviceBlock(backend_, block_bytes_);
     if (weights_.memory.data() == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat("the weights want ", block_bytes_,
-                                                       " bytes of the ", backend_.name(),
-                                                       " backend's memory"));
+      const kernels::Backend::Memory memory = backend_.memory();
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the weights want ", block_bytes_, " bytes of the ", backend_.name(),
+                       " backend's memory, ", memory.free, " of ", memory.total, " are free"));
     }
+    BALEEN_ASSIGN_OR_RETURN(upload_, Upload::Create(backend_));
     Progress progress("weights", report_.bytes_read, StderrIsTerminal(), SteadyClock(),
                       PrintProgress);
     for (const Placement& p : placements_) {
+      ReadAhead(progress.bytes());
       Store(p);
-      progress.Add(p.tensor.bytes() + (p.fp8() ? p.scales.bytes() : 0));
+      progress.Add(p.bytes());
     }
-    backend_.Synchronize();  // before the files are unmapped
+    upload_->Finish();
     return absl::OkStatus();
   }
 
@@ -134,10 +162,11 @@ class Loader {
       return Error(p.scales, "dtype",
                    absl::StrCat(FileDTypeName(p.scales.entry->dtype), " is not F32"));
     }
-    return CheckScales(p.scales);
+    return absl::OkStatus();
   }
 
-  absl::Status Place(Placement& p) {
+  absl::Status Place(size_t index) {
+    Placement& p = placements_[index];
     const WeightSpec& spec = *p.spec;
     p.dtype = MemoryDType(p.tensor.entry->dtype, backend_.weight_storage());
     if (spec.vector != nullptr) {
@@ -151,7 +180,7 @@ class Loader {
     } else if (spec.first_row == 0) {
       PlaceMatrix(p);
     } else {
-      return PlaceSecondHalf(p);
+      return PlaceSecondHalf(placements_[index - 1], p);
     }
     return absl::OkStatus();
   }
@@ -165,8 +194,7 @@ class Loader {
   }
 
   // The lower part of a fused matrix; its upper part was placed just before.
-  absl::Status PlaceSecondHalf(Placement& p) {
-    const Placement& upper = placements_.back();
+  absl::Status PlaceSecondHalf(const Placement& upper, Placement& p) {
     BALEEN_CHECK(upper.spec->matrix == p.spec->matrix);
     if (upper.tensor.entry->dtype != p.tensor.entry->dtype) {
       return Error(p.tensor, "dtype", absl::StrCat("differs from ", upper.spec->name, "'s"));
@@ -212,33 +240,68 @@ class Loader {
     at += size_t(spec.first_row) * cols * DTypeBytes(p.dtype);
     const bool as_in_file = p.dtype == DType::kF8E4M3 || p.dtype == DType::kBf16;
     if (!as_in_file) return StoreConverted(p, cols, at);
-    backend_.CopyIn(at, p.tensor.data, p.tensor.bytes());
+    StoreBytes(p.tensor, at);
     if (p.dtype != DType::kF8E4M3) return;
     scales += size_t(spec.first_row / kScaleBlock) * ScaleBlocks(cols) * sizeof(float);
-    backend_.CopyIn(scales, p.scales.data, p.scales.bytes());
+    StoreBytes(p.scales, scales);
   }
 
-  // f32 copies of rows [first, first + rows) of the tensor, in `staging_`.
-  void ConvertRows(const Placement& p, int64_t cols, int64_t first, int64_t rows) {
-    staging_.resize(rows * cols);
-    if (p.fp8()) {
-      DequantizeF8(p.tensor.data, p.scales.data, first, rows, cols, staging_.data());
-    } else {
-      const FileDType dtype = p.tensor.entry->dtype;
-      ConvertToF32(dtype, p.tensor.data + size_t(first) * cols * FileDTypeBytes(dtype), rows * cols,
-                   staging_.data());
+  // body(begin, end) of slices that make up [0, bytes), on all threads.
+  void ForSlices(size_t bytes, absl::FunctionRef<void(size_t begin, size_t end)> body) {
+    const auto slices = static_cast<int64_t>((bytes + kSliceBytes - 1) / kSliceBytes);
+    pool_.ParallelFor(slices, static_cast<int64_t>(bytes), [&](int /*worker*/, int64_t i) {
+      const size_t begin = static_cast<size_t>(i) * kSliceBytes;
+      body(begin, std::min(bytes, begin + kSliceBytes));
+    });
+  }
+
+  // A disk reads the next tensors while those before, which end at `stored`, are on their way.
+  void ReadAhead(uint64_t stored) {
+    for (; next_read_ < placements_.size() && asked_ < stored + kReadAheadBytes; ++next_read_) {
+      const Placement& p = placements_[next_read_];
+      ForSlices(p.tensor.bytes(), [&](size_t begin, size_t end) {
+        WillNeed({p.tensor.data + begin, end - begin});
+      });
+      asked_ += p.bytes();
     }
   }
 
+  void StoreBytes(const TensorView& tensor, std::byte* at) {
+    for (size_t done = 0; done < tensor.bytes(); done += Upload::kPartBytes) {
+      const size_t bytes = std::min<size_t>(Upload::kPartBytes, tensor.bytes() - done);
+      upload_->Put(at + done, bytes, [&](std::byte* room) {
+        ForSlices(bytes, [&](size_t begin, size_t end) {
+          std::memcpy(room + begin, tensor.data + done + begin, end - begin);
+        });
+      });
+    }
+  }
+
+  // Rows [first, first + rows) of the tensor as f32.
+  static void ConvertRows(const Placement& p, int64_t cols, int64_t first, int64_t rows,
+                          float* out) {
+    if (p.fp8()) return DequantizeF8(p.tensor.data, p.scales.data, first, rows, cols, out);
+    const FileDType dtype = p.tensor.entry->dtype;
+    ConvertToF32(dtype, p.tensor.data + size_t(first) * cols * FileDTypeBytes(dtype), rows * cols,
+                 out);
+  }
+
   void StoreConverted(const Placement& p, int64_t cols, std::byte* at) {
-    const int64_t rows = p.spec->shape[0];
-    const int64_t step = std::max<int64_t>(1, kStagingBytes / (cols * sizeof(float)));
-    for (int64_t first = 0; first < rows; first += step) {
-      const int64_t n = std::min(step, rows - first);
-      ConvertRows(p, cols, first, n);
-      backend_.CopyIn(at + first * cols * sizeof(float), staging_.data(),
-                      staging_.size() * sizeof(float));
-      backend_.Synchronize();  // the staging memory is used again
+    const size_t row_bytes = size_t(cols) * sizeof(float);
+    InParts(p.spec->shape[0], row_bytes, at, [&](int64_t first, int64_t rows, std::byte* room) {
+      ConvertRows(p, cols, first, rows, reinterpret_cast<float*>(room));
+    });
+  }
+
+  // Puts `items` of `item_bytes` each, at `at`, in parts of as many as fit; write(first, count,
+  // room) fills each.
+  void InParts(int64_t items, size_t item_bytes, std::byte* at,
+               absl::FunctionRef<void(int64_t first, int64_t count, std::byte* room)> write) {
+    const auto step = static_cast<int64_t>(std::max(size_t{1}, Upload::kPartBytes / item_bytes));
+    for (int64_t first = 0; first < items; first += step) {
+      const int64_t count = std::min(step, items - first);
+      upload_->Put(at + first * item_bytes, count * item_bytes,
+                   [&](std::byte* room) { write(first, count, room); });
     }
   }
 
@@ -247,33 +310,31 @@ class Loader {
     const int64_t nope = config_.qk_nope_head_dim;
     const int64_t v = config_.v_head_dim;
     const int64_t lora = config_.kv_lora_rank;
-    std::byte* uk = weights_.memory.data() + p.offset;
-    std::byte* uv = weights_.memory.data() + p.scale_offset;
+    std::byte* const uk = weights_.memory.data() + p.offset;
+    std::byte* const uv = weights_.memory.data() + p.scale_offset;
     p.spec->absorbed->w_uk = {uk, p.dtype};
     p.spec->absorbed->w_uv = {uv, p.dtype};
-    std::vector<float> transposed(lora * nope);
-    for (int64_t h = 0; h < config_.num_attention_heads; ++h) {
-      ConvertRows(p, lora, h * (nope + v), nope + v);
-      for (int64_t d = 0; d < nope; ++d) {
-        for (int64_t c = 0; c < lora; ++c) transposed[c * nope + d] = staging_[d * lora + c];
-      }
-      uk = CopyHead(p.dtype, transposed.data(), lora * nope, uk);
-      uv = CopyHead(p.dtype, staging_.data() + nope * lora, v * lora, uv);
-    }
+    StoreHeads(p, uk, 0, nope, [&](const float* rows, std::byte* out) {
+      TransposeTo(p.dtype, rows, nope, lora, out);
+    });
+    StoreHeads(p, uv, nope, v,
+               [&](const float* rows, std::byte* out) { RoundTo(p.dtype, rows, v * lora, out); });
   }
 
-  // Stores `count` values in `dtype` and returns the place behind them.
-  std::byte* CopyHead(DType dtype, const float* values, int64_t count, std::byte* at) {
-    std::vector<uint16_t> rounded;
-    const void* from = values;
-    if (dtype == DType::kBf16) {
-      rounded.resize(count);
-      for (int64_t i = 0; i < count; ++i) rounded[i] = kernels::F32ToBf16(values[i]);
-      from = rounded.data();
-    }
-    backend_.CopyIn(at, from, count * DTypeBytes(dtype));
-    backend_.Synchronize();
-    return at + count * DTypeBytes(dtype);
+  // Of each head's rows of kv_b those from `first` on, `rows` many, as `write` leaves them.
+  void StoreHeads(const Placement& p, std::byte* at, int64_t first, int64_t rows,
+                  absl::FunctionRef<void(const float* rows, std::byte* out)> write) {
+    const int64_t head_rows = config_.qk_nope_head_dim + config_.v_head_dim;
+    const int64_t lora = config_.kv_lora_rank;
+    const size_t head_bytes = size_t(rows) * lora * DTypeBytes(p.dtype);
+    const auto convert = [&](int64_t first_head, int64_t heads, std::byte* room) {
+      pool_.ParallelFor(heads, heads * rows * lora, [&](int /*worker*/, int64_t i) {
+        std::vector<float> values(rows * lora);
+        ConvertRows(p, lora, (first_head + i) * head_rows + first, rows, values.data());
+        write(values.data(), room + i * head_bytes);
+      });
+    };
+    InParts(config_.num_attention_heads, head_bytes, at, convert);
   }
 
   kernels::Backend& backend_;
@@ -281,9 +342,12 @@ class Loader {
   const ModelConfig& config_;
   ModelWeights& weights_;
   std::vector<Placement> placements_;
-  std::vector<float> staging_;
   size_t block_bytes_ = 0;
   LoadReport report_;
+  kernels::cpu::ThreadPool pool_;
+  std::unique_ptr<Upload> upload_;
+  size_t next_read_ = 0;  // of placements_: those before have been asked for
+  uint64_t asked_ = 0;    // their bytes
 };
 
 }  // namespace

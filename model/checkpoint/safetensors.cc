@@ -229,6 +229,17 @@ absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(std::span<const 
   return std::move(reader.tensors);
 }
 
+// A call is cut off at the device's read-ahead or its largest request, silently: 128 KiB or more.
+void WillNeed(std::span<const std::byte> bytes) {
+  constexpr uintptr_t kCall = 128 << 10;
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t end = first + bytes.size();
+  for (uintptr_t at = first / page * page; at < end; at += kCall) {
+    madvise(reinterpret_cast<void*>(at), std::min(kCall, end - at), MADV_WILLNEED);
+  }
+}
+
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat info = {};

@@ -52,6 +52,9 @@ struct TensorEntry {
 absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(std::span<const std::byte> bytes,
                                                                 absl::string_view file);
 
+// Asks the kernel to read these bytes of a mapped file soon, and returns at once. A hint.
+void WillNeed(std::span<const std::byte> bytes);
+
 // A file mapped read-only. Threads: immutable after Open, any thread.
 class SafetensorsFile {
  public:

@@ -6,8 +6,7 @@ namespace baleen::engine {
 namespace {
 
 using ::baleen::testing::StatusIs;
-using ::testing::AllOf;
-using ::testing::HasSubstr;
+using ::testing::Eq;
 
 TEST(PlanPages, FillsWhatIsAvailable) {
   EXPECT_EQ(
@@ -29,13 +28,23 @@ TEST(PlanPages, TakesTheConfiguredCount) {
 }
 
 TEST(PlanPages, NamesBytesWantedAndAvailable) {
-  const auto refused =
-      StatusIs(absl::StatusCode::kResourceExhausted,
-               AllOf(HasSubstr("16 pages need 16000 bytes"), HasSubstr("15999 are available")));
   EXPECT_THAT(PlanPages({.page_bytes = 1000, .bytes_available = 15'999, .max_context = 1000}),
-              refused);
-  EXPECT_THAT(PlanPages({.requested_pages = 16, .page_bytes = 1000, .bytes_available = 15'999}),
-              refused);
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       Eq("page pool: 16 pages, for one sequence of max_context 1000, need 16000 "
+                          "bytes, 15999 are available")));
+  EXPECT_THAT(
+      PlanPages({.requested_pages = 16, .page_bytes = 1000, .bytes_available = 15'999}),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               Eq("page pool: 16 pages, as configured, need 16000 bytes, 15999 are available")));
+}
+
+TEST(MemoryBudget, IsDescribedInBytes) {
+  EXPECT_EQ(Describe({.device = {.total = 100, .free = 80},
+                      .fraction = 0.5,
+                      .weights = 20,
+                      .forward = 10,
+                      .step = 5}),
+            "100 bytes, 80 free; weights 20, forward pass 10, steps 5, memory_fraction 0.5");
 }
 
 TEST(DecodePages, HoldPromptAnswerAndProvisionalRows) {

@@ -43,7 +43,8 @@ if DEVICE != "cpu":
 
 class Cluster:
     def __init__(self, stages=2, ranks=2, drafts=1, chunk=8192, prefill_groups=1, decode_groups=1, transport="",
-                 model=MODEL, pages=None, step_timeout_ms=None, overlap=None):
+                 model=MODEL, pages=None, step_timeout_ms=None, overlap=None, binaries=None):
+        self.binaries = binaries or os.environ["BALEEN_BIN"]
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="baleen-"))
         self.options = {
             "--model": model, "--prefill-stages": stages, "--decode-ranks": ranks, "--mtp": drafts, "--chunk": chunk,
@@ -61,7 +62,7 @@ class Cluster:
     def _script(self, command, **options):
         args = [str(ROOT / "deploy/local_cluster.sh"), command, "--dir", str(self.dir)]
         if command != "stop":
-            args += ["--bin", os.environ["BALEEN_BIN"]]
+            args += ["--bin", str(self.binaries)]
         for name, value in options.items():
             args += [name, str(value)]
         return subprocess.run(args, check=True, capture_output=True, text=True, timeout=180).stdout

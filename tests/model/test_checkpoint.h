@@ -96,6 +96,28 @@ inline model::ModelConfig PartialBlockConfig() {
   return c;
 }
 
+// Larger: the embedding, kv_b's halves and others need several parts of an upload each. Every array
+// is a multiple of 256 bytes, so loaded memory has no gaps and can be compared as a whole.
+inline model::ModelConfig GaplessConfig() {
+  model::ModelConfig c = PartialBlockConfig();
+  c.vocab_size = 10240;
+  c.hidden_size = 1024;
+  c.moe_intermediate_size = 1024;
+  c.num_hidden_layers = 1;
+  c.first_k_dense_replace = 0;
+  c.num_nextn_predict_layers = 0;
+  c.num_attention_heads = 80;
+  c.q_lora_rank = 1024;
+  c.kv_lora_rank = 960;
+  c.qk_nope_head_dim = 128;
+  c.qk_rope_head_dim = 64;
+  c.v_head_dim = 128;
+  c.n_routed_experts = 64;
+  c.index_n_heads = 8;
+  c.index_head_dim = 1024;
+  return c;
+}
+
 inline int64_t ElementCount(const std::vector<int64_t>& shape) {
   int64_t count = 1;
   for (const int64_t n : shape) count *= n;

@@ -13,6 +13,7 @@ namespace baleen::worker {
 namespace {
 
 using baleen::testing::StatusIs;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using Split = ModelHost::Split;
 
@@ -102,6 +103,15 @@ TEST(ModelHost, ACheckpointThatIsNotThereAndTooLongAContextAreClearErrors) {
   longer.max_context = 20000;
   EXPECT_THAT(ModelHost::Create(longer, Split::kExpertRank, 0, 1, kLimits),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("worker.max_context: 20000")));
+}
+
+TEST(ModelHost, PagesThatCannotFitNameBytesWantedAndFree) {
+  ModelOptions options = Options();
+  options.pages = 2'000'000'000;
+  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       AllOf(HasSubstr("page pool: 2000000000 pages, as configured, need "),
+                             HasSubstr(" are available; memory of cpu: "), HasSubstr(" free; "))));
 }
 
 TEST(ModelHost, PagesOfACpuGoByHostMemoryAndNothingElse) {

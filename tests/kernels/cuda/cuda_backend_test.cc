@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
+#include <cstring>
+
 #include "kernels/cuda/parity.h"
 
 namespace baleen::kernels {
@@ -14,6 +16,43 @@ TEST_F(CudaBackendTest, NamesADeviceThatIsNotThere) {
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find("device 99 asked for"), absl::string_view::npos)
       << refused.status().ToString();
+}
+
+TEST_F(CudaBackendTest, AStagingBufferMayBeWrittenOnceItHasBeenWaitedFor) {
+  constexpr size_t kBytes = size_t{8} << 20, kHalf = kBytes / 2;
+  auto* device = Poisoned<char>(2 * kBytes);
+  const auto buffer = gpu_->MakeStagingBuffer(kBytes);
+  ASSERT_NE(buffer.get(), nullptr);
+  buffer->Wait();  // for nothing
+  for (int round = 0; round < 2; ++round) {
+    std::memset(buffer->data(), 1 + round, kBytes);
+    buffer->CopyTo(device + round * kBytes, 0, kHalf);
+    buffer->CopyTo(device + round * kBytes + kHalf, kHalf, kHalf);
+    buffer->Wait();
+  }
+  std::memset(buffer->data(), 9, kBytes);
+  std::vector<char> want(kBytes, 1);
+  want.resize(2 * kBytes, 2);
+  EXPECT_EQ(Download(device, 2 * kBytes), want);
+}
+
+// What a bad kernel leaves behind: every call of this process fails from there on. The child has
+// its own device context, as the style asks: it runs this test again from the start.
+TEST_F(CudaBackendTest, AStickyErrorEndsTheProcessInOneLine) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const int32_t* index = Upload(std::vector<int32_t>{0});
+  float* out = Poisoned<float>(64);
+  auto* nowhere = reinterpret_cast<float*>(uintptr_t{1} << 46);
+  const auto break_device = [&] {
+    gpu_->GatherRows({.x = {nowhere, DType::kF32, 1, 64, 64},
+                      .index = index,
+                      .out = {out, DType::kF32, 1, 64, 64}});
+    gpu_->Synchronize();
+  };
+  EXPECT_EXIT(break_device(), ::testing::ExitedWithCode(1),
+              "cuda_backend\\.cc:[0-9]+: CUDA error 700 \\(cudaErrorIllegalAddress\\) of "
+              "cudaStreamSynchronize\\(stream_\\): [^\n]*illegal memory access[^\n]*\n$");
+  gpu_->Synchronize();  // this process's device is as good as before
 }
 
 TEST_F(CudaBackendTest, CopiesInTheOrderOfTheStream) {

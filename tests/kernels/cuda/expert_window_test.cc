@@ -303,6 +303,21 @@ TEST_F(ExpertWindowFaults, RanksThatDifferAreRefusedByName) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 0")));
 }
 
+// As between GPUs without peer access: a window said to be another process's, which this one's
+// handles cannot be opened for.
+TEST_F(ExpertWindowFaults, AWindowThatCannotBeMappedNamesItsRank) {
+  ExpertWindowOptions options = Options(2, 256, true);
+  Rank first(options);
+  options.rank = 1;
+  Rank second(options);
+  std::string elsewhere = second.window->exported();
+  const int64_t process = 1;
+  std::memcpy(elsewhere.data() + 8 * sizeof(int32_t), &process, sizeof(process));
+  EXPECT_THAT(first.window->Connect(std::vector{first.window->exported(), elsewhere}),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("the expert exchange of rank 1: cuda: mapping a peer's memory")));
+}
+
 TEST_F(ExpertWindowFaults, SizesThatCannotBeAreRefused) {
   auto backend = MakeCudaBackend(0);
   ASSERT_TRUE(backend.ok());

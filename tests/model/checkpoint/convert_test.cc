@@ -50,5 +50,22 @@ TEST(Convert, PartialBlocksUseTheirOwnScale) {
   EXPECT_EQ(out[2 * kN + 128], 8);
 }
 
+TEST(Convert, RoundsAndTransposesToMemorysType) {
+  const float in[2][3] = {{1, 2, 3}, {-4, 0.1f, 1e9f}};
+  float f32[6];
+  uint16_t bf16[6];
+  TransposeTo(DType::kF32, in[0], 2, 3, reinterpret_cast<std::byte*>(f32));
+  EXPECT_EQ(f32[0], 1);
+  EXPECT_EQ(f32[1], -4);
+  EXPECT_EQ(f32[4], 3);
+  TransposeTo(DType::kBf16, in[0], 2, 3, reinterpret_cast<std::byte*>(bf16));
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(bf16[i], kernels::F32ToBf16(f32[i])) << i;
+  RoundTo(DType::kBf16, in[0], 6, reinterpret_cast<std::byte*>(bf16));
+  EXPECT_EQ(bf16[3], kernels::F32ToBf16(-4));
+  EXPECT_EQ(bf16[4], kernels::F32ToBf16(0.1f));
+  RoundTo(DType::kF32, in[0], 6, reinterpret_cast<std::byte*>(f32));
+  EXPECT_EQ(f32[5], 1e9f);
+}
+
 }  // namespace
 }  // namespace baleen::model

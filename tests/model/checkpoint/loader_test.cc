@@ -1,8 +1,13 @@
 #include "model/checkpoint/loader.h"
 
 #include <limits>
+#include <set>
+#include <string>
 
+#include "model/checkpoint/random_tensors.h"
+#include "model/checkpoint/upload.h"
 #include "tests/model/memory_backend.h"
+#include "tests/model/staged_backend.h"
 #include "tests/model/test_checkpoint.h"
 #include "tests/testing/status_matchers.h"
 
@@ -10,6 +15,7 @@ namespace baleen::model {
 namespace {
 
 using ::baleen::testing::MemoryBackend;
+using ::baleen::testing::StagedBackend;
 using ::baleen::testing::StatusIs;
 using ::baleen::testing::TempFolder;
 using ::baleen::testing::TestTensors;
@@ -183,8 +189,74 @@ TEST_F(LoaderTest, NativeFusionOffABlockIsRefused) {
 TEST_F(LoaderTest, TooLittleMemoryIsResourceExhausted) {
   testing::WriteCheckpoint(folder_, tensors_);
   MemoryBackend small(WeightStorage::kDequantized, /*limit=*/1000);
+  EXPECT_THAT(
+      LoadWeights(small, folder_.path(), config_, WholeModel(config_, true)),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               AllOf(HasSubstr("the weights want "),
+                     HasSubstr("bytes of the memory backend's memory, 1000 of 1000 are free"))));
+}
+
+TEST_F(LoaderTest, TooLittlePinnedMemoryIsResourceExhausted) {
+  testing::WriteCheckpoint(folder_, tensors_);
+  StagedBackend small(WeightStorage::kDequantized, /*pinned=*/1000);
   EXPECT_THAT(LoadWeights(small, folder_.path(), config_, WholeModel(config_, true)),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("bytes")));
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("pinned")));
+}
+
+// The same bytes as on a backend where each is written in its place, though every copy comes as
+// late as it may.
+TEST(Loader, ADeviceGetsTheSameBytesByTwoBuffers) {
+  const ModelConfig config = testing::GaplessConfig();
+  const Shard shard = ExpertRank(config, /*mtp=*/false, 3, 16);
+  RandomTensors tensors(config, shard, /*seed=*/5);
+  LoadReport report;
+  MemoryBackend host(WeightStorage::kNative);
+  StagedBackend device(WeightStorage::kNative);
+  const auto want = LoadWeights(host, tensors, config, shard);
+  const auto got = LoadWeights(device, tensors, config, shard, &report);
+  BALEEN_ASSERT_OK(want);
+  BALEEN_ASSERT_OK(got);
+  ASSERT_EQ((*want)->memory.bytes(), report.bytes_stored);
+  ASSERT_EQ((*got)->memory.bytes(), report.bytes_stored);
+  ASSERT_GT(report.bytes_stored, 3 * Upload::kBufferBytes);
+  EXPECT_EQ(std::memcmp((*got)->memory.data(), (*want)->memory.data(), (*got)->memory.bytes()), 0);
+  EXPECT_EQ(device.most_under_way, Upload::kBuffers);
+  EXPECT_EQ(device.synchronizes, 1);
+  EXPECT_EQ(device.buffers_alive(), 0u);
+}
+
+// Remembers what it was asked for.
+class AskedTensors final : public TensorSource {
+ public:
+  explicit AskedTensors(TensorSource& inner) : inner_(inner) {}
+  absl::StatusOr<TensorView> Find(absl::string_view name) override {
+    asked.insert(std::string(name));
+    return inner_.Find(name);
+  }
+  std::set<std::string> asked;
+
+ private:
+  TensorSource& inner_;
+};
+
+// Another rank's experts are neither looked up nor given memory.
+TEST(Loader, WhatAShardDoesNotHoldIsNeverTouched) {
+  const ModelConfig config = testing::PartialBlockConfig();
+  RandomTensors all(config, WholeModel(config, true), /*seed=*/5);
+  AskedTensors tensors(all);
+  MemoryBackend backend;
+  LoadReport whole, rank;
+  BALEEN_ASSERT_OK(LoadWeights(backend, all, config, WholeModel(config, true), &whole));
+  BALEEN_ASSERT_OK(LoadWeights(backend, tensors, config, ExpertRank(config, true, 1, 2), &rank));
+  uint64_t experts = 0;
+  for (const std::string& name : all.names()) {
+    const bool other =
+        name.find(".experts.0.") != name.npos || name.find(".experts.1.") != name.npos;
+    EXPECT_EQ(tensors.asked.contains(name), !other) << name;
+    if (!other || name.ends_with("_scale_inv")) continue;
+    experts += all.Find(name)->bytes() * sizeof(float);  // dequantised
+  }
+  EXPECT_EQ(whole.bytes_stored - rank.bytes_stored, experts);
 }
 
 TEST_F(LoaderTest, AMissingTensorOrScaleIsNamed) {

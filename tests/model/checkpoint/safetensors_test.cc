@@ -1,5 +1,13 @@
 #include "model/checkpoint/safetensors.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
 #include "absl/strings/str_cat.h"
 #include "tests/model/test_checkpoint.h"
 #include "tests/testing/status_matchers.h"
@@ -133,6 +141,35 @@ TEST(Safetensors, DeepNestingIsRefusedWithoutRecursion) {
   std::string objects;
   for (int i = 0; i < 1 << 16; ++i) objects += "{\"a\":";
   EXPECT_FALSE(ParseEntry(objects).ok());
+}
+
+// How many of the file's bytes are in the page cache.
+size_t Cached(std::span<const std::byte> mapped) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages(mapped.size() / page);
+  BALEEN_CHECK(mincore(const_cast<std::byte*>(mapped.data()), mapped.size(), pages.data()) == 0);
+  return std::count_if(pages.begin(), pages.end(), [](auto p) { return (p & 1) != 0; }) * page;
+}
+
+// The kernel cuts one large request down to its read-ahead.
+TEST(WillNeed, BringsAllOfALargeRange) {
+  constexpr size_t kBytes = size_t{32} << 20;
+  const TempFolder folder;
+  testing::WriteFile(folder / "f", std::string(kBytes, 'x'));
+  const int fd = open((folder / "f").c_str(), O_RDWR);
+  void* mapping = mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE, fd, 0);
+  ASSERT_NE(mapping, MAP_FAILED);
+  const std::span mapped(static_cast<const std::byte*>(mapping), kBytes);
+  ASSERT_EQ(fdatasync(fd), 0);
+  posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);  // where files live in memory, they stay
+  WillNeed(mapped.subspan(1));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (Cached(mapped) < kBytes) {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline) << Cached(mapped) << " bytes are there";
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // between two looks
+  }
+  munmap(mapping, kBytes);
+  close(fd);
 }
 
 }  // namespace
