@@ -53,6 +53,8 @@ class CudaBackend final : public Backend {
   bool can_record() const override { return true; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;
+  bool PinHost(void* host, size_t bytes) override;
+  void UnpinHost(void* host) override;
   std::unique_ptr<PeerMemory> MakePeerMemory() override;
   absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
       const ExpertWindowOptions& options) override;
