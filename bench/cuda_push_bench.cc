@@ -1,7 +1,12 @@
 // The cache push between two processes of one GPU, in the layout of a real model: GB/s, pieces and
-// what posting costs, for each way that pages can take, beside a plain copy on the device.
+// what posting costs, for each way that pages can take, beside a plain copy on the device. By UCX
+// they go as between machines, with nothing mapped; that needs a UCX that knows CUDA
+// (LD_LIBRARY_PATH=.deps/ucx/lib).
 //
-//   cuda_push_bench MODEL_DIR [TOKENS ...]        a folder with config.json; default 32768 131072
+//   cuda_push_bench MODEL_DIR [WAY ...] [TOKENS ...]
+//
+// MODEL_DIR: a folder with config.json. WAY: cuda_ipc, ucx_tcp, ucx_shm, host_tcp, host_shm;
+// default all. TOKENS: default 32768 131072.
 //
 // A prompt goes in chunks of 8,192 tokens, as prefill makes them. It is over when decode has said
 // of every chunk that its next step could read it.
@@ -13,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -42,9 +48,24 @@ constexpr int kRounds = 7;
 constexpr uint8_t kChunkSent = kv_transfer::kFirstUserType;
 constexpr uint8_t kChunkUsable = kv_transfer::kFirstUserType + 1;
 
-// Pages of prefill are `stage_bytes` of decode's `page_bytes`.
+struct Way {
+  const char* name;
+  const char* transports;
+  kv_transfer::MemoryKind memory;
+  kv_transfer::DeviceWays device_ways = kv_transfer::DeviceWays::kAny;
+};
+using kv_transfer::DeviceWays;
+constexpr Way kWays[] = {
+    {"cuda_ipc", "shm", MemoryKind::kDevice, DeviceWays::kPeerMemory},
+    {"ucx_tcp", "tcp", MemoryKind::kDevice, DeviceWays::kUcx},
+    {"ucx_shm", "shm", MemoryKind::kDevice, DeviceWays::kUcx},
+    {"host_tcp", "tcp", MemoryKind::kHost},
+    {"host_shm", "shm", MemoryKind::kHost},
+};
+
+// Pages of prefill are `page_bytes` / `stages` of decode's.
 struct Case {
-  const char* pages_by;
+  Way way;
   int stages;
   int pages;
   size_t page_bytes;
@@ -65,22 +86,23 @@ struct Side {
   Side(kernels::Backend& backend, const char* name, const Case& c, size_t page_bytes, bool decode)
       : pool(backend, page_bytes * size_t(c.pages)) {
     BALEEN_CHECK_MSG(pool.data() != nullptr, "no memory for the pages");
-    const bool shared = std::strcmp(c.pages_by, "cuda_ipc") == 0;
+    const bool shared = c.way.memory == MemoryKind::kDevice;
     if (shared) peer_memory = backend.MakePeerMemory();
     wire = Must(worker::WirePool::Create(backend, pool.data(), page_bytes, c.pages, shared));
-    transport = Must(kv_transfer::CreateUcxTransport(
-        {.name = name, .transports = "shm", .peer_memory = peer_memory.get()}));
-    links = Must(
-        LinkTable::Create(*transport,
-                          {.name = name,
-                           .incarnation = Incarnation{RandomId()},
-                           .pool = {.base = wire->base(),
-                                    .page_stride = page_bytes,
-                                    .page_bytes = page_bytes,
-                                    .pages = c.pages,
-                                    .memory = shared ? MemoryKind::kDevice : MemoryKind::kHost},
-                           .peers_write_pool = decode},
-                          metrics));
+    transport = Must(kv_transfer::CreateUcxTransport({.name = name,
+                                                      .transports = c.way.transports,
+                                                      .peer_memory = peer_memory.get(),
+                                                      .device_ways = c.way.device_ways}));
+    links = Must(LinkTable::Create(*transport,
+                                   {.name = name,
+                                    .incarnation = Incarnation{RandomId()},
+                                    .pool = {.base = wire->base(),
+                                             .page_stride = page_bytes,
+                                             .page_bytes = page_bytes,
+                                             .pages = c.pages,
+                                             .memory = c.way.memory},
+                                    .peers_write_pool = decode},
+                                   metrics));
   }
 
   model::DeviceBlock pool;
@@ -201,26 +223,42 @@ void RunPrefill(kernels::Backend& backend, const Case& c, double copy_rate, int 
   const Figures median = MedianOf(std::move(rounds));
   const size_t piece = c.page_bytes / size_t(c.stages);
   const double rate = double(piece) * c.pages / median.seconds;
-  std::printf("| %s | %d | %d x %zu | %.2f | %.1f | %.2f | %.3f |\n", c.pages_by,
+  std::printf("| %s | %d | %d x %zu | %.2f | %.1f | %.2f | %.3f |\n", c.way.name,
               c.pages * kPageTokens, c.pages, piece, median.seconds * 1e3, rate / 1e9,
               rate / copy_rate, median.posting * 1e6);
   std::fflush(stdout);
   BALEEN_CHECK(write(to_decode, "x", 1) == 1);
 }
 
-int Run(int argc, char** argv) {
+std::vector<Case> CasesOf(const std::vector<std::string>& arguments, size_t page_bytes) {
+  std::vector<Way> ways;
   std::vector<int> tokens;
-  for (int i = 2; i < argc; ++i) tokens.push_back(std::atoi(argv[i]));
+  for (const std::string& argument : arguments) {
+    const auto way = std::find_if(std::begin(kWays), std::end(kWays),
+                                  [&](const Way& w) { return w.name == argument; });
+    if (way != std::end(kWays)) {
+      ways.push_back(*way);
+    } else {
+      tokens.push_back(std::atoi(argument.c_str()));
+      BALEEN_CHECK_MSG(tokens.back() >= kPageTokens, argument.c_str());
+    }
+  }
+  if (ways.empty()) ways.assign(std::begin(kWays), std::end(kWays));
   if (tokens.empty()) tokens = {32768, 131072};
+  std::vector<Case> cases;
+  for (const Way& way : ways)
+    for (const int stages : {1, 8})
+      for (const int count : tokens)
+        cases.push_back({way, stages, count / kPageTokens, page_bytes});
+  return cases;
+}
+
+int Run(int argc, char** argv) {
   const model::ModelConfig config = Must(model::LoadModelConfig(argv[1]));
   const size_t page_bytes =
       model::LayoutOf(config, model::WholeModel(config, config.has_mtp()), Numerics::kFp8)
           .PageBytes();
-  std::vector<Case> cases;
-  for (const char* pages_by : {"cuda_ipc", "host"})
-    for (const int stages : {1, 8})
-      for (const int count : tokens)
-        cases.push_back({pages_by, stages, count / kPageTokens, page_bytes});
+  const std::vector<Case> cases = CasesOf({argv + 2, argv + argc}, page_bytes);
   int down[2], up[2];  // to prefill, to decode
   BALEEN_CHECK(pipe(down) == 0 && pipe(up) == 0);
   const pid_t child = fork();  // before the device is touched
@@ -246,6 +284,6 @@ int Run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc >= 2) return baleen::Run(argc, argv);
-  std::fprintf(stderr, "usage: cuda_push_bench MODEL_DIR [TOKENS ...]\n");
+  std::fprintf(stderr, "usage: cuda_push_bench MODEL_DIR [WAY ...] [TOKENS ...]\n");
   return 2;
 }

@@ -15,9 +15,12 @@ namespace baleen {
 // Of page pools a process only reads what it mapped and writes its own, so that nobody writes into
 // pages that were given to another; an expert exchange's windows are there to be written.
 //
-// Threads: Export anywhere; everything else on one thread (the transport's).
+// Threads: Export and MakeCurrent anywhere; everything else on one thread (the transport's).
 class PeerMemory {
  public:
+  // What the memory is to a library that copies it by itself.
+  enum class Kind : uint8_t { kHost, kCuda };
+
   // A peer's memory as this process sees it; ends with the last reference.
   struct Mapping {
     std::byte* base;
@@ -44,6 +47,9 @@ class PeerMemory {
   // The newest copy that has ended: its bytes are where any later work of this device sees them.
   virtual uint64_t Finished() = 0;
 
+  // Makes the device the calling thread's current one, where such a library looks for it.
+  virtual void MakeCurrent() = 0;
+  virtual Kind kind() const = 0;
   virtual const char* name() const = 0;  // of the mechanism: "cuda_ipc"
 };
 

@@ -212,10 +212,11 @@ absl::Status Server::Parts::Build() {
 
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
-  BALEEN_ASSIGN_OR_RETURN(
-      transport,
-      kv_transfer::CreateUcxTransport(
-          {.name = Name(), .transports = w.transport(), .peer_memory = host->peer_memory()}));
+  BALEEN_ASSIGN_OR_RETURN(transport,
+                          kv_transfer::CreateUcxTransport({.name = Name(),
+                                                           .transports = w.transport(),
+                                                           .peer_memory = host->peer_memory(),
+                                                           .device_ways = host->device_ways()}));
   BALEEN_ASSIGN_OR_RETURN(
       links, kv_transfer::LinkTable::Create(*transport,
                                             {.name = Name(),
@@ -243,13 +244,14 @@ absl::Status Server::Parts::BuildTransfer() {
 }
 
 void Server::Parts::WatchWires() {
-  links->AddObserver(
-      [this](kv_transfer::LinkId link, kv_transfer::LinkState state, const absl::Status&) {
-        if (state != kv_transfer::LinkState::kUp) return;
-        const auto info = links->Info(link);
-        MutexLock lock(wires_mu);
-        if (info && !info->wire.empty()) wires.insert(info->wire);
-      });
+  links->AddObserver([this](kv_transfer::LinkId link, kv_transfer::LinkState state,
+                            const absl::Status&) {
+    if (state != kv_transfer::LinkState::kUp) return;
+    const auto info = links->Info(link);
+    MutexLock lock(wires_mu);
+    if (!info || info->wire.empty()) return;
+    wires.insert(info->pages == "host" ? info->wire : absl::StrCat(info->wire, "+", info->pages));
+  });
 }
 
 absl::Status Server::Parts::BuildEngine() {
@@ -272,7 +274,7 @@ kernels::ExpertWindowOptions Server::Parts::WindowOptions(const worker::ModelHos
 }
 
 size_t Server::Parts::ExchangeBytes(worker::ModelHost& h) const {
-  const bool window = ranks() > 1 && h.options().peer_memory != "host";
+  const bool window = ranks() > 1 && h.options().MapsPeers();
   return window ? h.backend().ExpertWindowBytes(WindowOptions(h)) : 0;
 }
 
@@ -280,7 +282,7 @@ size_t Server::Parts::ExchangeBytes(worker::ModelHost& h) const {
 absl::StatusOr<model::ExpertExchange*> Server::Parts::BuildExchange() {
   if (ranks() == 1) return nullptr;
   const kernels::ExpertWindowOptions o = WindowOptions(*host);
-  if (host->peer_memory() != nullptr) {
+  if (host->peer_memory() != nullptr && host->options().MapsPeers()) {
     BALEEN_ASSIGN_OR_RETURN(auto window, host->backend().MakeExpertWindow(o));
     peer_exchange = std::make_unique<PeerExchange>(std::move(window));
     return peer_exchange.get();
@@ -381,6 +383,8 @@ absl::Status Server::Parts::Serve() {
 
 worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
   const v1::WorkerConfig& w = config.worker();
+  Fingerprint fingerprint = host->fingerprint();
+  fingerprint.push_back({"expert_rows", peer_exchange ? "device" : "host"});
   return {.size = w.size(),
           .self = {.index = w.index(),
                    .incarnation = incarnation,
@@ -389,7 +393,7 @@ worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
                    .pid = getpid(),
                    .metrics_address = absl::StrCat(HostName(), ":", metrics_server->port()),
                    .pages = host->pages()},
-          .fingerprint = host->fingerprint(),
+          .fingerprint = std::move(fingerprint),
           .leader = w.leader(),
           .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
 }

@@ -15,6 +15,7 @@
 #   --chunk N             rows of a prefill batch (8192)       --pages N            pages of a process's pool
 #   --transport T         UCX transports: tcp, shm, or all ("")
 #   --overlap true|false  decode launches a step before it looks at the one before (on a GPU: true)
+#   --peer-memory M       how pages go from GPU to GPU: cuda_ipc, ucx, host, or what each link finds ("")
 #   --step-timeout MS     a step that takes longer hangs (worker.step_timeout_ms)
 #   --memory-fraction F   of the device's memory for each worker (cuda: 0.9 shared among all of them, which
 #                         are on one GPU; run nvidia-cuda-mps-control -d first, or they take turns of milliseconds)
@@ -28,7 +29,7 @@ command=${1:-}
 [ $# -gt 0 ] && shift
 model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
 prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
-http_port=8000 grpc_port=0 chunk=8192 pages= transport= memory_fraction= step_timeout= overlap= name=
+http_port=8000 grpc_port=0 chunk=8192 pages= transport= peer_memory= memory_fraction= step_timeout= overlap= name=
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "$1 needs a value"
   case $1 in
@@ -38,8 +39,8 @@ while [ $# -gt 0 ]; do
     --mtp) mtp=$2 ;; --device) device=$2 ;; --numerics) numerics=$2 ;;
     --http-port) http_port=$2 ;; --grpc-port) grpc_port=$2 ;;
     --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
-    --memory-fraction) memory_fraction=$2 ;; --step-timeout) step_timeout=$2 ;;
-    --overlap) overlap=$2 ;; --name) name=$2 ;;
+    --peer-memory) peer_memory=$2 ;; --overlap) overlap=$2 ;;
+    --memory-fraction) memory_fraction=$2 ;; --step-timeout) step_timeout=$2 ;; --name) name=$2 ;;
     --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
     *) die "unknown option $1" ;;
   esac
@@ -66,9 +67,13 @@ find_binaries() {
   [ -x "$bin/baleen_router" ] || die "--bin: no baleen_router in $bin"
 }
 
-# launch NAME BINARY: the configuration is $dir/NAME.textproto.
+# launch NAME BINARY: the configuration is $dir/NAME.textproto. On a GPU with the UCX that knows CUDA, if it is there.
 launch() {
-  setsid "$bin/$2" "$dir/$1.textproto" >>"$dir/$1.log" 2>&1 </dev/null &
+  local libraries=${LD_LIBRARY_PATH:-}
+  if [ -d "$root/.deps/ucx/lib" ] && grep -q 'device: "cuda"' "$dir/$1.textproto"; then
+    libraries=$root/.deps/ucx/lib${libraries:+:$libraries}
+  fi
+  LD_LIBRARY_PATH=$libraries setsid "$bin/$2" "$dir/$1.textproto" >>"$dir/$1.log" 2>&1 </dev/null &
   echo "$!" >"$dir/$1.pid"
 }
 
@@ -83,6 +88,7 @@ worker_config() {
   [ "$2" -eq 0 ] && echo "  routers: \"127.0.0.1:$grpc_port\""
   echo "  device: \"$device\" numerics: \"$numerics\" drafts: $mtp transport: \"$transport\""
   [ -n "$pages" ] && echo "  pages: $pages"
+  [ -n "$peer_memory" ] && echo "  peer_memory: \"$peer_memory\""
   [ -n "$memory_fraction" ] && echo "  memory_fraction: $memory_fraction"
   [ -n "$step_timeout" ] && echo "  step_timeout_ms: $step_timeout"
   echo "  ready_file: \"$dir/$1-$2.ready\""

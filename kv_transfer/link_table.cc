@@ -161,12 +161,9 @@ void LinkTable::Core::Apply(Link& link, LinkEvent event, const absl::Status& rea
   BALEEN_CHECK_MSG(next.has_value(), Name(event));
   link.state = *next;
   if (link.state == LinkState::kUp && event == LinkEvent::kProbeOk) {
-    spdlog::info("link to {} is up over {}, probe {:.2f} GB/s", link.peer.name, link.wire,
-                 link.probe_gb_per_s);
-    metrics_
-        .Gauge("transfer_link", "1 while a link is up",
-               {{"peer", link.peer.name}, {"wire", link.wire}})
-        .Set(1);
+    spdlog::info("link to {} is up over {}, pages by {}, probe {:.2f} GB/s", link.peer.name,
+                 link.wire, link.pages, link.probe_gb_per_s);
+    LinkGauge(link).Set(1);
     metrics_
         .Gauge("transfer_probe_gb_per_second", "Rate of the put at link-up",
                {{"peer", link.peer.name}})
@@ -183,11 +180,7 @@ void LinkTable::Core::Fail(Link& link, const absl::Status& reason) {
   link.reason = reason;
   if (!stopped_) spdlog::warn("link to {} fenced: {}", link.peer.name, reason.ToString());
   fences_.Increment();
-  if (!link.wire.empty())
-    metrics_
-        .Gauge("transfer_link", "1 while a link is up",
-               {{"peer", link.peer.name}, {"wire", link.wire}})
-        .Set(0);
+  if (!link.pages.empty()) LinkGauge(link).Set(0);
   if (const auto open = open_.find(link.peer.incarnation.value);
       open != open_.end() && open->second == link.id)
     open_.erase(open);
@@ -301,9 +294,15 @@ std::optional<LinkInfo> LinkTable::Core::Info(LinkId id) const {
                    .peer = link->peer.incarnation,
                    .state = link->state,
                    .wire = link->wire,
+                   .pages = link->pages,
                    .probe_gb_per_s = link->probe_gb_per_s};
   if (link->hello.pool.pages > 0) info.pool = link->hello.pool;
   return info;
+}
+
+prometheus::Gauge& LinkTable::Core::LinkGauge(const Link& link) {
+  return metrics_.Gauge("transfer_link", "1 while a link is up",
+                        {{"peer", link.peer.name}, {"wire", link.wire}, {"pages", link.pages}});
 }
 
 void LinkTable::Core::Drop(const char* cause) {

@@ -51,8 +51,9 @@ struct LinkOptions {
   // Empty for a process without pages. The memory must outlive the transport.
   PagePoolView pool;
   bool peers_write_pool = false;  // decode: the pool is registered and its key given to peers
-  std::string
-      require_transport;  // "", or a wire that WireName must contain ("shm": posix, sysv or cma)
+  // "", or what every link must be: a wire ("shm": posix, sysv or cma; "tcp", "rc") or the way of
+  // pages ("cuda_ipc", "ucx_cuda").
+  std::string require_transport;
   Duration heartbeat = std::chrono::seconds(1);
   Duration lease = std::chrono::seconds(6);  // for a sign of life; also for the probe's answer
   size_t probe_bytes = 256 << 10;            // 0: no put probe
@@ -63,6 +64,7 @@ struct LinkInfo {
   Incarnation peer;
   LinkState state = LinkState::kDown;
   std::string wire;                // "posix+cma", "tcp", ...
+  std::string pages;               // how they leave our pool: "host", or Transport::DeviceWayName
   double probe_gb_per_s = 0;       // 0: not probed
   std::optional<PoolExport> pool;  // what the peer said of its page pool
 };

@@ -13,6 +13,10 @@ namespace {
 
 constexpr Duration kTick = std::chrono::milliseconds(20);
 
+bool IsWayOfPages(const std::string& required) {
+  return required == "cuda_ipc" || required == "ucx_cuda";
+}
+
 // Does a wire like "posix+cma" satisfy require_transport?
 bool Satisfies(const std::string& wire, const std::string& required) {
   if (required.empty()) return true;
@@ -20,8 +24,6 @@ bool Satisfies(const std::string& wire, const std::string& required) {
   const auto one_of = [](const std::string& part, std::initializer_list<const char*> names) {
     return std::find(names.begin(), names.end(), part) != names.end();
   };
-  if (required == "cuda_ipc" || required == "gpu")  // others may carry the control messages
-    return std::any_of(parts.begin(), parts.end(), [](auto& p) { return p == "cuda_ipc"; });
   return std::all_of(parts.begin(), parts.end(), [&](const std::string& part) {
     if (required == "shm") return one_of(part, {"posix", "sysv", "cma", "xpmem", "knem", "self"});
     return part == required || absl::StartsWith(part, required + "_");
@@ -206,31 +208,43 @@ void LinkTable::Core::MaybeHandshaken(Link& link) {
 }
 
 absl::Status LinkTable::Core::CheckWire(Link& link) {
+  const std::string& required = options_.require_transport;
   link.wire = transport_.WireName(link.endpoint);
-  if (Satisfies(link.wire, options_.require_transport)) return absl::OkStatus();
+  link.pages = options_.pool.memory == MemoryKind::kDevice ? transport_.DeviceWayName(link.endpoint)
+                                                           : "host";
+  // The way of pages is not agreed on before the probe.
+  const bool satisfied = IsWayOfPages(required) ? link.pages.empty() || link.pages == required
+                                                : Satisfies(link.wire, required);
+  if (satisfied) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("require_transport: ", options_.require_transport, ", but the link between ",
-                   options_.name, " and ", link.peer.name, " runs over ", link.wire));
+      absl::StrCat("require_transport: ", required, ", but the link between ", options_.name,
+                   " and ", link.peer.name, " runs over ", link.wire, ", pages by ", link.pages));
 }
 
 // ---- probe -------------------------------------------------------------------------------------
 
+// Can the peer's device reach ours? Better known now than from the first request.
 void LinkTable::Core::StartProbe(Link& link) {
+  if (options_.pool.memory == MemoryKind::kHost) return ProbePut(link);
+  transport_.AgreeOnDeviceWay(link.endpoint,
+                              Weakly([id = link.id](Core& core, const absl::Status& status) {
+                                Link* l = core.Get(id);
+                                if (l == nullptr || l->state != LinkState::kProbing) return;
+                                status.ok() ? core.ProbePut(*l) : core.Close(id, status);
+                              }));
+}
+
+void LinkTable::Core::ProbePut(Link& link) {
   const size_t bytes = std::min<size_t>(options_.probe_bytes, link.hello.probe_bytes) & ~size_t{7};
   const auto key = bytes > 0 ? transport_.ImportKey(link.endpoint, link.hello.probe_key)
                              : absl::StatusOr<RemoteKeyId>(RemoteKeyId{});
   if (!key.ok()) return Fail(link, key.status());
-  if (bytes == 0) return Apply(link, LinkEvent::kProbeOk);
+  if (bytes == 0) return Probed(link);
   auto content = std::make_shared<Bytes>(bytes);
   ProbeScratch::Fill(*content, link.id.value);
   const TimePoint start = transport_.clock().Now();
   const Transport::Piece piece = {*content, link.hello.probe_address};
   transport_.Put(link.endpoint, {&piece, 1}, *key, [content](const absl::Status&) {});
-  // Can the peer reach our pages? Better known now than from the first request.
-  if (options_.pool.memory == MemoryKind::kDevice && !link.hello.pool.remote_key.empty()) {
-    const Transport::Piece nothing = {{options_.pool.base, 0}, link.hello.pool.base};
-    transport_.Put(link.endpoint, {&nothing, 1}, link.pool_key, {});
-  }
   transport_.Flush(link.endpoint,
                    Weakly([id = link.id, content, start](Core& core, const absl::Status& status) {
                      core.FinishProbe(id, content, start, status);
@@ -262,6 +276,10 @@ void LinkTable::Core::OnProbeReply(Link& link, const ProbeReply& reply) {
   if (!reply.content_equal)
     return Fail(link, absl::DataLossError(absl::StrCat("probe to ", link.peer.name, " over ",
                                                        link.wire, " arrived with wrong content")));
+  Probed(link);
+}
+
+void LinkTable::Core::Probed(Link& link) {
   if (const absl::Status wire = CheckWire(link); !wire.ok()) return Close(link.id, wire);
   Apply(link, LinkEvent::kProbeOk);
 }

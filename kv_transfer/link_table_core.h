@@ -36,7 +36,7 @@ struct Link {  // one life
   std::vector<std::function<void()>> waiting;  // sends before the handshake is over
   ProbeScratch::Slot* scratch = nullptr;
   double probe_gb_per_s = 0;
-  std::string wire;
+  std::string wire, pages;
   Transport::Fence fence = Transport::Fence::kPeerDeath;
 
   bool PeerCouldWrite() const { return peer_token != 0; }
@@ -90,8 +90,11 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void Refuse(Link& link, const std::string& why);
   void MaybeHandshaken(Link& link);
   void StartProbe(Link& link);
+  void ProbePut(Link& link);
+  void Probed(Link& link);
   void FinishProbe(LinkId id, std::shared_ptr<Bytes> bytes, TimePoint start, const absl::Status& s);
   absl::Status CheckWire(Link& link);
+  prometheus::Gauge& LinkGauge(const Link& link);
   void Apply(Link& link, LinkEvent event, const absl::Status& reason = absl::OkStatus());
   void Fail(Link& link, const absl::Status& reason);
   void SendFrame(Link& link, uint8_t type, uint64_t token, std::span<const std::byte> header,

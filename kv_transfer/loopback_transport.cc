@@ -149,6 +149,11 @@ class LoopbackTransport final : public Transport {
     return id;
   }
 
+  void AgreeOnDeviceWay(EndpointId, Done done) override {
+    Post(
+        [done = std::move(done)] { done(absl::UnimplementedError("loopback: host memory only")); });
+  }
+  std::string DeviceWayName(EndpointId) override { return ""; }
   void Put(EndpointId endpoint, std::span<const Piece> pieces, RemoteKeyId key,
            Done done) override {
     const Done piece_done = DoneAfter(pieces.size(), std::move(done));

@@ -23,6 +23,13 @@ using RegionId = StrongId<struct RegionIdTag, uint64_t>;
 // kDevice: what PeerMemory shares.
 enum class MemoryKind : uint8_t { kHost, kDevice };
 
+// Which ways bytes may take from one process's device to another's.
+enum class DeviceWays : uint8_t {
+  kAny,         // PeerMemory where the target can map the sender's memory, else UCX
+  kPeerMemory,  // only that
+  kUcx,         // only by UCX, as between machines
+};
+
 // The wire under one process: connections, remote writes, messages. Vocabulary after NIXL: agent
 // (this), region, remote key, put, message. Knows nothing of requests, pages or peers' identity:
 // LinkTable adds identity, liveness and framing, and is what workers use.
@@ -79,6 +86,14 @@ class Transport {
   // Unknown endpoints are closed already.
   virtual void Close(EndpointId endpoint, Task closed) = 0;
   virtual absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) = 0;
+
+  // Agrees with the peer on the way that bytes of our kDevice regions take over this endpoint; at
+  // least one must be registered, and none is put before `done`. FailedPrecondition: there is no
+  // way; it says what is missing. Unimplemented: no such memory here.
+  virtual void AgreeOnDeviceWay(EndpointId endpoint, Done done) = 0;
+  // What was agreed: "cuda_ipc" (the peer's device maps ours) or "ucx_cuda" (UCX carries them over
+  // the wire); "" before.
+  virtual std::string DeviceWayName(EndpointId endpoint) = 0;
 
   struct Piece {
     std::span<const std::byte> local;

@@ -76,10 +76,10 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
   if (options.device != "cpu" && options.device != "cuda")
     return absl::InvalidArgumentError(
         absl::StrCat("worker.device: \"", options.device, "\" is neither \"cpu\" nor \"cuda\""));
-  if (!options.peer_memory.empty() && options.peer_memory != "host" &&
-      options.peer_memory != "cuda_ipc")
-    return absl::InvalidArgumentError(absl::StrCat("worker.peer_memory: \"", options.peer_memory,
-                                                   "\" is neither \"cuda_ipc\" nor \"host\""));
+  if (!options.MapsPeers() && options.peer_memory != "ucx" && options.peer_memory != "host")
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.peer_memory: \"", options.peer_memory,
+                     "\" is none of \"cuda_ipc\", \"ucx\" and \"host\""));
   if (options.drafts < 0 || options.drafts > 3)
     return absl::InvalidArgumentError(
         absl::StrCat("worker.drafts: ", options.drafts, " is not in 0..3"));
@@ -194,16 +194,21 @@ absl::Status ModelHost::MakePool() {
   return absl::OkStatus();
 }
 
-// How the pool's pages travel. Whether the device can share them shows by trying.
+// Whether peers can map the pool shows by trying; whether UCX carries it, when the transport
+// registers it.
+absl::Status ModelHost::CanShare() const {
+  if (peer_memory_ == nullptr)
+    return absl::FailedPreconditionError(
+        absl::StrCat("memory of ", backend_->name(), " is not shared"));
+  if (!options_.MapsPeers()) return absl::OkStatus();
+  return peer_memory_->Export(pool_, size_t(pages_) * layout_.PageBytes()).status();
+}
+
+// How the pool's pages travel.
 absl::Status ModelHost::SharePool() {
   if (options_.peer_memory != "host") {
     peer_memory_ = backend_->MakePeerMemory();
-    const absl::Status shared =
-        peer_memory_ == nullptr
-            ? absl::FailedPreconditionError(
-                  absl::StrCat("memory of ", backend_->name(), " is not shared"))
-            : peer_memory_->Export(pool_, size_t(pages_) * layout_.PageBytes()).status();
-    if (!shared.ok()) {
+    if (const absl::Status shared = CanShare(); !shared.ok()) {
       if (!options_.peer_memory.empty())
         return absl::FailedPreconditionError(
             absl::StrCat("worker.peer_memory: ", options_.peer_memory, ": ", shared.message()));
@@ -211,10 +216,16 @@ absl::Status ModelHost::SharePool() {
       peer_memory_.reset();
     }
   }
-  fingerprint_.push_back({"peer_memory", peer_memory_ == nullptr ? "host" : peer_memory_->name()});
+  fingerprint_.push_back({"peer_memory", peer_memory_ == nullptr ? "host" : "device"});
   BALEEN_ASSIGN_OR_RETURN(wire_pool_, WirePool::Create(*backend_, pool_, layout_.PageBytes(),
                                                        pages_, peer_memory_ != nullptr));
   return absl::OkStatus();
+}
+
+kv_transfer::DeviceWays ModelHost::device_ways() const {
+  using kv_transfer::DeviceWays;
+  if (options_.peer_memory == "ucx") return DeviceWays::kUcx;
+  return options_.peer_memory == "cuda_ipc" ? DeviceWays::kPeerMemory : DeviceWays::kAny;
 }
 
 kv_transfer::PagePoolView ModelHost::pool_view() const {

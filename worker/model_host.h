@@ -39,7 +39,10 @@ struct ModelOptions {
   double memory_fraction = 0;  // of the device's memory, for everything here; 0: the default
   int max_context = 0;         // 0: the checkpoint's
   int cpu_threads = 1;
-  std::string peer_memory;  // "cuda_ipc", "host"; "": what the device can do
+  std::string peer_memory;  // "cuda_ipc", "ucx", "host"; "": what the device can do
+
+  // May processes map each other's devices? Then experts' rows go that way, too.
+  bool MapsPeers() const { return peer_memory.empty() || peer_memory == "cuda_ipc"; }
 };
 // InvalidArgument names the field.
 absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config);
@@ -80,6 +83,7 @@ class ModelHost {
   WirePool& wire_pool() { return *wire_pool_; }  // the page pool as the transport sees it
   kv_transfer::PagePoolView pool_view() const;
   PeerMemory* peer_memory() const { return peer_memory_.get(); }  // the transport's; may be nullptr
+  kv_transfer::DeviceWays device_ways() const;                    // the transport's
   int pages() const { return pages_; }
   const model::Vocabulary& vocabulary() const { return vocabulary_; }
   kernels::Backend& backend() { return *backend_; }
@@ -87,13 +91,15 @@ class ModelHost {
 
   // What must be equal in every process of the cluster: protocol, model (config and
   // CheckpointIdentity), tokenizer hash, numerics, layout numbers, page size, drafts, max context,
-  // how pages travel.
+  // whether pages lie in the device's or in the host's memory for peers. Which way they take from
+  // device to device each link finds out.
   const Fingerprint& fingerprint() const { return fingerprint_; }
 
  private:
   ModelHost();
   absl::Status ChooseShard(Split split, int index, int size);
   absl::Status MakePool();
+  absl::Status CanShare() const;
   absl::Status SharePool();
   model::ForwardOptions ForwardOptionsOf() const;
   absl::Status MakeFingerprint();

@@ -220,6 +220,18 @@ std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()
   return std::make_unique<GraphRecording>(executable, stream_);
 }
 
+bool CudaBackend::PinHost(void* host, size_t bytes) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  if (cudaHostRegister(host, bytes, cudaHostRegisterDefault) == cudaSuccess) return true;
+  cudaGetLastError();  // not sticky; the caller does without
+  return false;
+}
+
+void CudaBackend::UnpinHost(void* host) {
+  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+  BALEEN_CUDA_CHECK(cudaHostUnregister(host));
+}
+
 std::unique_ptr<PeerMemory> CudaBackend::MakePeerMemory() { return MakeCudaPeerMemory(device_); }
 
 absl::StatusOr<std::unique_ptr<ExpertWindow>> CudaBackend::MakeExpertWindow(

@@ -59,6 +59,8 @@ class CudaBackend final : public Backend {
   void WaitFor(uint64_t mark) override;
   void* AllocateHost(size_t bytes) override;
   void FreeHost(void* p) override;
+  bool PinHost(void* host, size_t bytes) override;
+  void UnpinHost(void* host) override;
   std::unique_ptr<PeerMemory> MakePeerMemory() override;
   absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
       const ExpertWindowOptions& options) override;

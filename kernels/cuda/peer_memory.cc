@@ -114,6 +114,8 @@ class CudaPeerMemory final : public PeerMemory {
     return finished_;
   }
 
+  void MakeCurrent() override { BALEEN_CUDA_CHECK(cudaSetDevice(device_)); }
+  Kind kind() const override { return Kind::kCuda; }
   const char* name() const override { return "cuda_ipc"; }
 
  private:

@@ -24,4 +24,11 @@ using UcpContext = std::unique_ptr<ucp_context, UcpDeleter>;
 using UcpWorker = std::unique_ptr<ucp_worker, UcpDeleter>;
 using UcpConfig = std::unique_ptr<ucp_config_t, UcpDeleter>;
 
+// Registered memory; `context` must outlive it.
+struct UcpUnmap {
+  ucp_context_h context;
+  void operator()(ucp_mem* memory) const { ucp_mem_unmap(context, memory); }
+};
+using UcpMemory = std::unique_ptr<ucp_mem, UcpUnmap>;
+
 }  // namespace baleen::kv_transfer

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstring>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -15,7 +14,9 @@
 #include "kv_transfer/messages.h"
 #include "kv_transfer/progress_thread.h"
 #include "kv_transfer/ucx/handle.h"
+#include "kv_transfer/ucx/ucx_transport_device.h"
 #include "kv_transfer/ucx/ucx_transport_inbox.h"
+#include "kv_transfer/ucx/ucx_transport_outbox.h"
 #include "kv_transfer/ucx/ucx_transport_setup.h"
 #include "kv_transfer/ucx/ucx_transport_wire.h"
 #include "spdlog/spdlog.h"
@@ -47,6 +48,8 @@ class UcxTransport final : public Transport {
   absl::StatusOr<EndpointId> Open(absl::string_view address) override;
   void Close(EndpointId endpoint, Task closed) override;
   absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) override;
+  void AgreeOnDeviceWay(EndpointId endpoint, Done done) override;
+  std::string DeviceWayName(EndpointId endpoint) override;
   void Put(EndpointId endpoint, std::span<const Piece> pieces, RemoteKeyId key, Done done) override;
   void Flush(EndpointId endpoint, Done done) override;
   void Send(EndpointId endpoint, std::span<const std::byte> header,
@@ -58,14 +61,6 @@ class UcxTransport final : public Transport {
   Fence FenceOf(EndpointId) override { return Fence::kOwnClose; }
 
  private:
-  struct Operation {  // one active message on its way out
-    UcxTransport* transport;
-    EndpointId endpoint;
-    Done done;
-    Bytes header;         // kept until UCX has sent it
-    Buffer gathered;      // the payload, when it came in pieces
-    bool orphan = false;  // its endpoint is closed and `done` was called
-  };
   struct Endpoint {
     UcxTransport* transport;
     EndpointId id;
@@ -76,53 +71,47 @@ class UcxTransport final : public Transport {
     bool handle_closed = false;
     uint32_t sent = 0, puts = 0;
     std::map<uint64_t, uint64_t> keys;  // -> region of the peer
-    std::set<Operation*> pending;
     std::map<uint64_t, Done> flushes;
-    std::map<uint32_t, Done> device_puts;      // not answered
+    DeviceWay device_way = DeviceWay::kNone;
+    std::map<uint64_t, Done> device_asks;      // not answered
+    std::map<uint32_t, Done> device_puts;      // by PeerMemory, not answered
     std::shared_ptr<UcxInbox::Stream> stream;  // the peer's endpoint that is bound to this one
     std::vector<Task> closed;
-  };
-
-  struct DeviceRegion {
-    const std::byte* base;
-    size_t bytes;
-    std::string exported;
   };
 
   bool Poll();
   bool Arm();
   Endpoint* Find(EndpointId id);
-  void Later(Done done, absl::Status status);
-  const DeviceRegion* DeviceRegionOf(const std::byte* local) const;
-  void PutFromDevice(Endpoint& endpoint, const DeviceRegion& from, std::span<const Piece> pieces,
-                     uint64_t region, Done done);
-  void SendActive(EndpointId id, unsigned message, Bytes header, std::span<const std::byte> payload,
-                  Buffer gathered, Done done);
-  void Complete(Operation* operation, ucs_status_t status);
+  void Later(Done done, absl::Status status) { outbox_.Later(std::move(done), std::move(status)); }
+  void PutByPeerMemory(Endpoint& endpoint, const UcxDevice::Region& from,
+                       std::span<const Piece> pieces, uint64_t region, Done done);
+  void PutByUcx(Endpoint& endpoint, const UcxDevice::Region* from, std::span<const Piece> pieces,
+                uint64_t region, Done done);
+  void SendActive(EndpointId id, UcxActive active, Done done);
   void OnHandleClosed(EndpointId id);
   void FinishClose(EndpointId id);
 
   bool Bind(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream);
-  void AnswerFlush(uint64_t process, const FlushHeader& reply);
+  void Answer(uint64_t process, unsigned message, Bytes header, const std::string& text);
   void FinishCloses();
-  ucs_status_t OnFlushReply(const void* header, size_t header_bytes);
+  absl::Status Handle(unsigned message, ucp_am_recv_callback_t callback);
+  void OnFlushReply(const void* header, size_t header_bytes);
+  void OnDeviceAnswer(const void* header, size_t header_bytes, absl::string_view text);
 
   const uint64_t process_ = RandomId();
   UcpContext context_;
   UcpWorker worker_;
   std::string address_;
-  PeerMemory* const peer_memory_;
+  UcxDevice device_;
   const std::shared_ptr<BufferPool> buffers_;
-  std::map<uint64_t, DeviceRegion> device_regions_;
   Receiver receiver_;
   FailureObserver observer_;
   std::map<uint64_t, std::unique_ptr<Endpoint>> endpoints_;
   std::map<uint64_t, EndpointId> by_process_;  // the open endpoint to a process
-  std::set<Operation*> orphans_;
-  int64_t operations_ = 0;  // given to UCX and not completed, orphans excepted
   // What UCX told us in its callbacks, handled after ucp_worker_progress returned: our callbacks
   // may then call anything.
   std::vector<Task> events_;
+  UcxOutbox outbox_;
   UcxInbox inbox_;
   uint64_t next_id_ = 1;
   std::unique_ptr<ProgressThread> thread_;  // last
@@ -132,42 +121,61 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
                            const UcxOptions& options)
     : context_(std::move(context)),
       worker_(std::move(worker)),
-      peer_memory_(options.peer_memory),
+      device_(options.peer_memory, options.device_ways, context_.get()),
       buffers_(BufferPool::Create(options.keep_buffer_bytes)),
-      inbox_(process_, buffers_, &events_, options.peer_memory,
-             {.deliver =
-                  [this](std::span<const std::byte> header, Buffer payload) {
-                    if (receiver_) receiver_(header, std::move(payload));
-                  },
-              .bind =
-                  [this](uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
-                    return Bind(process, stream);
-                  },
-              .answer = [this](uint64_t process,
-                               const FlushHeader& reply) { AnswerFlush(process, reply); },
-              .puts_ended = [this] { FinishCloses(); }}),
+      outbox_(&events_, device_.type()),
+      inbox_(
+          process_, buffers_, &events_, &device_,
+          {.deliver =
+               [this](std::span<const std::byte> header, Buffer payload) {
+                 if (receiver_) receiver_(header, std::move(payload));
+               },
+           .bind =
+               [this](uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
+                 return Bind(process, stream);
+               },
+           .answer =
+               [this](uint64_t process, unsigned message, Bytes header, const std::string& text) {
+                 Answer(process, message, std::move(header), text);
+               },
+           .puts_ended = [this] { FinishCloses(); }}),
       thread_(std::make_unique<ProgressThread>(
           "kv_transfer",
           ProgressThread::Poller{
               .poll = [this] { return Poll(); },
               .arm = [this] { return Arm(); },
               .fd = event_fd,
-              .waiting = [this] { return operations_ > 0 || inbox_.fetching(); }},
+              .waiting = [this] { return outbox_.sending() || inbox_.fetching(); }},
           options.spin)) {}
 
-absl::Status UcxTransport::Start() {
-  BALEEN_RETURN_IF_ERROR(inbox_.Start(worker_.get()));
+absl::Status UcxTransport::Handle(unsigned message, ucp_am_recv_callback_t callback) {
   ucp_am_handler_param_t param = {};
-  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
-  param.id = kFlushReplyId;
-  param.cb = [](void* self, const void* header, size_t header_bytes, void*, size_t,
-                const ucp_am_recv_param_t*) {
-    return static_cast<UcxTransport*>(self)->OnFlushReply(header, header_bytes);
-  };
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                     UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  param.id = message;
+  param.flags = UCP_AM_FLAG_WHOLE_MSG;
+  param.cb = callback;
   param.arg = this;
-  BALEEN_RETURN_IF_ERROR(FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param),
-                                 "ucp_worker_set_am_recv_handler"));
+  return FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param),
+                 "ucp_worker_set_am_recv_handler");
+}
+
+absl::Status UcxTransport::Start() {
+  if (device_.memory() != nullptr) device_.memory()->MakeCurrent();
+  BALEEN_RETURN_IF_ERROR(inbox_.Start(worker_.get()));
+  BALEEN_RETURN_IF_ERROR(
+      Handle(kFlushReplyId, [](void* self, const void* header, size_t header_bytes, void*, size_t,
+                               const ucp_am_recv_param_t*) {
+        static_cast<UcxTransport*>(self)->OnFlushReply(header, header_bytes);
+        return UCS_OK;
+      }));
+  BALEEN_RETURN_IF_ERROR(
+      Handle(kDeviceAnswerId, [](void* self, const void* header, size_t header_bytes, void* data,
+                                 size_t bytes, const ucp_am_recv_param_t*) {
+        static_cast<UcxTransport*>(self)->OnDeviceAnswer(header, header_bytes,
+                                                         {static_cast<const char*>(data), bytes});
+        return UCS_OK;
+      }));
   ucp_address_t* address = nullptr;
   size_t size = 0;
   BALEEN_RETURN_IF_ERROR(
@@ -190,9 +198,6 @@ UcxTransport::~UcxTransport() {
     RunOn(*this, [&] { empty = endpoints_.empty(); });
   thread_.reset();
   worker_.reset();
-  for (Operation* operation : orphans_) delete operation;
-  for (const auto& [id, endpoint] : endpoints_)
-    for (Operation* operation : endpoint->pending) delete operation;
 }
 
 // ---- progress ----------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ UcxTransport::~UcxTransport() {
 bool UcxTransport::Poll() {
   bool worked = false;
   for (int i = 0; i < kProgressBurst && ucp_worker_progress(worker_.get()) > 0; ++i) worked = true;
-  worked |= inbox_.PollCopies();
+  worked |= inbox_.Poll();
   if (events_.empty()) return worked;
   std::vector<Task> events;
   events.swap(events_);
@@ -216,29 +221,19 @@ bool UcxTransport::Arm() {
   return status == UCS_OK;
 }
 
-void UcxTransport::Later(Done done, absl::Status status) {
-  if (!done) return;
-  events_.push_back([done = std::move(done), status = std::move(status)] { done(status); });
-}
-
 // ---- regions and endpoints ---------------------------------------------------------------------
 
 absl::StatusOr<RegionId> UcxTransport::RegisterRegion(MemoryKind kind, void* base, size_t bytes) {
   const RegionId id{next_id_++};
   auto* const begin = static_cast<std::byte*>(base);
-  if (kind == MemoryKind::kDevice) {
-    if (peer_memory_ == nullptr)
-      return absl::UnimplementedError("transport: made without memory of a device");
-    BALEEN_ASSIGN_OR_RETURN(std::string exported, peer_memory_->Export(begin, bytes));
-    device_regions_[id.value] = {begin, bytes, std::move(exported)};
-  }
+  if (kind == MemoryKind::kDevice) BALEEN_RETURN_IF_ERROR(device_.Register(id.value, begin, bytes));
   inbox_.AddRegion(id.value, {kind, begin, bytes});
   return id;
 }
 
 void UcxTransport::DeregisterRegion(RegionId region) {
   inbox_.RemoveRegion(region.value);
-  device_regions_.erase(region.value);
+  device_.Deregister(region.value);
 }
 
 absl::StatusOr<std::string> UcxTransport::PackRemoteKey(RegionId region) {
@@ -326,14 +321,11 @@ void UcxTransport::OnHandleClosed(EndpointId id) {
   Endpoint& endpoint = *it->second;
   endpoint.handle_closed = true;
   const absl::Status cancelled = absl::CancelledError("the endpoint was closed");
-  for (Operation* operation : std::exchange(endpoint.pending, {})) {
-    operation->orphan = true;
-    orphans_.insert(operation);
-    --operations_;
-    Later(std::move(operation->done), cancelled);
-  }
+  outbox_.Abandon(id, cancelled);
   for (auto& [flush, done] : std::exchange(endpoint.flushes, {})) Later(std::move(done), cancelled);
   for (auto& [put, done] : std::exchange(endpoint.device_puts, {}))
+    Later(std::move(done), cancelled);
+  for (auto& [ask, done] : std::exchange(endpoint.device_asks, {}))
     Later(std::move(done), cancelled);
   FinishClose(id);
 }
@@ -366,10 +358,12 @@ absl::StatusOr<RemoteKeyId> UcxTransport::ImportKey(EndpointId id, absl::string_
 
 std::string UcxTransport::WireName(EndpointId id) {
   const Endpoint* endpoint = Find(id);
-  if (endpoint == nullptr) return "";
-  std::vector<std::string> wires = Wires(endpoint->handle);
-  if (!device_regions_.empty()) wires.push_back(peer_memory_->name());
-  return absl::StrJoin(wires, "+");
+  return endpoint == nullptr ? "" : absl::StrJoin(Wires(endpoint->handle), "+");
+}
+
+std::string UcxTransport::DeviceWayName(EndpointId id) {
+  const Endpoint* endpoint = Find(id);
+  return endpoint == nullptr ? "" : device_.name(endpoint->device_way);
 }
 
 UcxTransport::Endpoint* UcxTransport::Find(EndpointId id) {
@@ -379,44 +373,26 @@ UcxTransport::Endpoint* UcxTransport::Find(EndpointId id) {
 
 // ---- going out ---------------------------------------------------------------------------------
 
-void UcxTransport::SendActive(EndpointId id, unsigned message, Bytes header,
-                              std::span<const std::byte> payload, Buffer gathered, Done done) {
+void UcxTransport::SendActive(EndpointId id, UcxActive active, Done done) {
   Endpoint* endpoint = Find(id);
   if (endpoint == nullptr || endpoint->failed)
     return Later(std::move(done), absl::UnavailableError("transport: the endpoint is closed"));
-  auto* operation =
-      new Operation{this, id, std::move(done), std::move(header), std::move(gathered)};
-  endpoint->pending.insert(operation);
-  ++operations_;
-  ucp_request_param_t param = {};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  param.user_data = operation;
-  if (message == kDevicePutId) {  // whose receiver takes no rendezvous
-    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
-    param.flags = UCP_AM_SEND_FLAG_EAGER;
-  }
-  param.cb.send = [](void* request, ucs_status_t status, void* data) {
-    ucp_request_free(request);
-    auto* sent = static_cast<Operation*>(data);
-    sent->transport->Complete(sent, status);
-  };
-  const ucs_status_ptr_t request =
-      ucp_am_send_nbx(endpoint->handle, message, operation->header.data(), operation->header.size(),
-                      payload.data(), payload.size(), &param);
-  if (!UCS_PTR_IS_PTR(request)) Complete(operation, UCS_PTR_STATUS(request));
+  outbox_.Send(id, endpoint->handle, std::move(active), std::move(done));
 }
 
-void UcxTransport::Complete(Operation* operation, ucs_status_t status) {
-  const std::unique_ptr<Operation> owned(operation);
-  if (owned->orphan) {
-    orphans_.erase(operation);
-    return;
-  }
-  const auto it = endpoints_.find(owned->endpoint.value);
-  BALEEN_CHECK(it != endpoints_.end());
-  it->second->pending.erase(operation);
-  --operations_;
-  Later(std::move(owned->done), FromUcs(status, "wire"));
+void UcxTransport::AgreeOnDeviceWay(EndpointId id, Done done) {
+  Endpoint* endpoint = Find(id);
+  if (endpoint == nullptr)
+    return Later(std::move(done), absl::UnavailableError("transport: the endpoint is closed"));
+  const UcxDevice::Region* region = device_.Any();
+  if (region == nullptr)
+    return Later(std::move(done), absl::UnimplementedError("transport: no region of a device"));
+  const DeviceAskHeader header = {
+      .prefix = {process_, uint32_t(id.value), 0}, .ask = next_id_++, .by_ucx = device_.by_ucx()};
+  endpoint->device_asks[header.ask] = std::move(done);
+  SendActive(
+      id, {kDeviceAskId, ToBytes(header), std::as_bytes(std::span<const char>(region->exported))},
+      {});
 }
 
 void UcxTransport::Put(EndpointId id, std::span<const Piece> pieces, RemoteKeyId key, Done done) {
@@ -425,25 +401,44 @@ void UcxTransport::Put(EndpointId id, std::span<const Piece> pieces, RemoteKeyId
   if (endpoint == nullptr || endpoint->keys.count(key.value) == 0)
     return Later(std::move(done), absl::UnavailableError("transport: the endpoint is closed"));
   const uint64_t region = endpoint->keys[key.value];
-  if (const DeviceRegion* from = DeviceRegionOf(pieces[0].local.data()))
-    return PutFromDevice(*endpoint, *from, pieces, region, std::move(done));
-  const Done piece_done = DoneAfter(pieces.size(), std::move(done));
-  for (const Piece& piece : pieces) {
-    const PutHeader header = {.prefix = {process_, uint32_t(id.value), endpoint->puts++},
-                              .region = region,
-                              .address = piece.remote_address};
-    SendActive(id, kPutId, ToBytes(header), piece.local, {}, piece_done);
+  const UcxDevice::Region* const from = device_.Find(pieces[0].local.data());
+  if (from == nullptr) return PutByUcx(*endpoint, nullptr, pieces, region, std::move(done));
+  switch (endpoint->device_way) {
+    case DeviceWay::kNone:
+      return Later(std::move(done), absl::FailedPreconditionError(
+                                        "transport: no way of device memory was agreed on"));
+    case DeviceWay::kPeerMemory:
+      return PutByPeerMemory(*endpoint, *from, pieces, region, std::move(done));
+    case DeviceWay::kUcx:
+      return PutByUcx(*endpoint, from, pieces, region, std::move(done));
   }
 }
 
-const UcxTransport::DeviceRegion* UcxTransport::DeviceRegionOf(const std::byte* local) const {
-  for (const auto& [id, region] : device_regions_)
-    if (local >= region.base && local < region.base + region.bytes) return &region;
-  return nullptr;
+// One put a piece; `from`: the region of the device that they lie in, nullptr: host memory.
+void UcxTransport::PutByUcx(Endpoint& endpoint, const UcxDevice::Region* from,
+                            std::span<const Piece> pieces, uint64_t region, Done done) {
+  const Done piece_done = DoneAfter(pieces.size(), std::move(done));
+  for (const Piece& piece : pieces) {
+    if (from != nullptr && !from->Holds(piece.local)) {
+      Later(piece_done, absl::OutOfRangeError("transport: a piece is not inside its region"));
+      continue;
+    }
+    const PutHeader header = {.prefix = {process_, uint32_t(endpoint.id.value), endpoint.puts++},
+                              .region = region,
+                              .address = piece.remote_address,
+                              .kind = from == nullptr ? MemoryKind::kHost : MemoryKind::kDevice};
+    const bool on_device = from != nullptr && !piece.local.empty();
+    SendActive(endpoint.id,
+               {.message = kPutId,
+                .header = ToBytes(header),
+                .payload = piece.local,
+                .device = on_device ? from->memory.get() : nullptr},
+               piece_done);
+  }
 }
 
-void UcxTransport::PutFromDevice(Endpoint& endpoint, const DeviceRegion& from,
-                                 std::span<const Piece> pieces, uint64_t region, Done done) {
+void UcxTransport::PutByPeerMemory(Endpoint& endpoint, const UcxDevice::Region& from,
+                                   std::span<const Piece> pieces, uint64_t region, Done done) {
   const size_t puts = (pieces.size() + kMostDevicePieces - 1) / kMostDevicePieces;
   const Done put_done = DoneAfter(puts, std::move(done));
   for (; !pieces.empty(); pieces = pieces.subspan(std::min(pieces.size(), kMostDevicePieces))) {
@@ -464,7 +459,7 @@ void UcxTransport::PutFromDevice(Endpoint& endpoint, const DeviceRegion& from,
     }
     endpoint.device_puts[header.prefix.sequence] = put_done;
     const std::span<const std::byte> bytes = payload;
-    SendActive(endpoint.id, kDevicePutId, ToBytes(header), bytes, std::move(payload), {});
+    SendActive(endpoint.id, {kDevicePutId, ToBytes(header), bytes, std::move(payload)}, {});
   }
 }
 
@@ -475,7 +470,7 @@ void UcxTransport::Flush(EndpointId id, Done done) {
   const FlushHeader header = {
       .prefix = {process_, uint32_t(id.value), 0}, .flush = next_id_++, .puts = endpoint->puts};
   endpoint->flushes[header.flush] = std::move(done);
-  SendActive(id, kFlushId, ToBytes(header), {}, {}, {});
+  SendActive(id, {kFlushId, ToBytes(header)}, {});
 }
 
 void UcxTransport::Send(EndpointId id, std::span<const std::byte> header,
@@ -495,21 +490,27 @@ void UcxTransport::Send(EndpointId id, std::span<const std::byte> header,
     for (const auto& piece : payload) to = std::copy(piece.begin(), piece.end(), to);
     whole = gathered;
   }
-  SendActive(id, kMessageId, std::move(whole_header), whole, std::move(gathered), std::move(done));
+  SendActive(id, {kMessageId, std::move(whole_header), whole, std::move(gathered)},
+             std::move(done));
 }
 
 // ---- answers of the peer ------------------------------------------------------------------------
 
-void UcxTransport::AnswerFlush(uint64_t process, const FlushHeader& reply) {
-  if (const auto it = by_process_.find(process); it != by_process_.end())
-    SendActive(it->second, kFlushReplyId, ToBytes(reply), {}, {}, {});
+void UcxTransport::Answer(uint64_t process, unsigned message, Bytes header,
+                          const std::string& text) {
+  const auto it = by_process_.find(process);
+  if (it == by_process_.end()) return;
+  Buffer payload = buffers_->Get(text.size());
+  std::copy_n(reinterpret_cast<const std::byte*>(text.data()), text.size(), payload.data());
+  const std::span<const std::byte> bytes = payload;
+  SendActive(it->second, {message, std::move(header), bytes, std::move(payload)}, {});
 }
 
-ucs_status_t UcxTransport::OnFlushReply(const void* header, size_t header_bytes) {
+void UcxTransport::OnFlushReply(const void* header, size_t header_bytes) {
   FlushHeader reply = {};
-  if (!FromBytes(header, header_bytes, &reply)) return UCS_OK;
+  if (!FromBytes(header, header_bytes, &reply)) return;
   const auto it = endpoints_.find(reply.prefix.endpoint);  // of ours, as we told
-  if (it == endpoints_.end()) return UCS_OK;
+  if (it == endpoints_.end()) return;
   const absl::Status status =
       FromUcs(ucs_status_t(-int(reply.code)), "a put was refused by its target");
   auto& puts = it->second->device_puts;
@@ -517,13 +518,26 @@ ucs_status_t UcxTransport::OnFlushReply(const void* header, size_t header_bytes)
     Later(std::move(put->second), status);
   if (auto flush = it->second->flushes.extract(reply.flush); !flush.empty())
     Later(std::move(flush.mapped()), status);
-  return UCS_OK;
+}
+
+void UcxTransport::OnDeviceAnswer(const void* header, size_t header_bytes, absl::string_view text) {
+  DeviceAnswerHeader answer = {};
+  if (!FromBytes(header, header_bytes, &answer)) return;
+  const auto it = endpoints_.find(answer.prefix.endpoint);
+  if (it == endpoints_.end()) return;
+  auto ask = it->second->device_asks.extract(answer.ask);
+  if (ask.empty()) return;
+  absl::Status status = answer.way == DeviceWay::kUcx ? device_.UseUcx() : absl::OkStatus();
+  if (answer.way == DeviceWay::kNone) status = absl::FailedPreconditionError(text);
+  if (status.ok()) it->second->device_way = answer.way;
+  Later(std::move(ask.mapped()), std::move(status));
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transport>> CreateUcxTransport(const UcxOptions& options) {
   RemoveUcxSignalHandlers();
+  if (options.peer_memory != nullptr) options.peer_memory->MakeCurrent();
   BALEEN_ASSIGN_OR_RETURN(UcpContext context, CreateUcpContext(options));
   BALEEN_ASSIGN_OR_RETURN(
       UcpWorker worker,

@@ -19,6 +19,7 @@ struct UcxOptions {
   size_t keep_buffer_bytes = size_t{256} << 20;  // idle receive buffers kept for the next message
   std::map<std::string, std::string> config;     // further UCX settings, names without "UCX_"
   PeerMemory* peer_memory = nullptr;  // for regions of MemoryKind::kDevice; outlives the transport
+  DeviceWays device_ways = DeviceWays::kAny;
 };
 
 // The wire over UCX: one context, one worker, one owner thread.
@@ -31,9 +32,12 @@ struct UcxOptions {
 // memory UCX 1.13 emulates it, twice as slow, without bounds check, and crashes when an endpoint is
 // closed while acknowledgements of such puts wait (docs/decisions/0005-transfer-fences.md).
 //
-// A put between device memories is an active message too, of many pieces: the owner's device
-// fetches them out of the sender's (PeerMemory) and the answer ends the put. The bytes never pass
-// through UCX, which need not know of devices.
+// Between device memories a put takes the way that was agreed when the link came up. PeerMemory:
+// an active message of many pieces, which the owner's device fetches out of the sender's; the
+// answer ends the put, and UCX need not know of devices. UCX built with CUDA: as from host memory,
+// always by rendezvous; UCX moves the bytes as the wire allows (GPUDirect, or staged in pinned host
+// memory), and the owner bounds how many are on their way. The owner's process writes its pages on
+// either way (docs/decisions/0008-ucx-cuda.md).
 //
 // Endpoints have error mode PEER; shared memory allows that only with MM_ERROR_HANDLING=y, which is
 // set. A rendezvous may be overtaken by later small messages: they carry a sequence number and are

@@ -8,14 +8,20 @@
 #include "spdlog/spdlog.h"
 
 namespace baleen::kv_transfer {
+namespace {
+
+// On its way to the device by UCX at once. Where the wire cannot reach the device, UCX stages that
+// much in pinned host memory at both ends.
+constexpr size_t kMostToDevice = size_t{64} << 20;
+
+}  // namespace
 
 UcxInbox::UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers,
-                   std::vector<Transport::Task>* events, PeerMemory* peer_memory,
-                   Callbacks callbacks)
+                   std::vector<Transport::Task>* events, UcxDevice* device, Callbacks callbacks)
     : self_(self),
       buffers_(std::move(buffers)),
       events_(events),
-      peer_memory_(peer_memory),
+      device_(device),
       callbacks_(std::move(callbacks)) {}
 
 UcxInbox::~UcxInbox() {
@@ -45,14 +51,20 @@ absl::Status UcxInbox::Start(ucp_worker_h worker) {
   BALEEN_RETURN_IF_ERROR(
       handle(kPutId, [](void* self, const void* header, size_t header_bytes, void* data,
                         size_t bytes, const ucp_am_recv_param_t* param) {
-        static_cast<UcxInbox*>(self)->OnPut(header, header_bytes, data, bytes,
-                                            param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
-        return UCS_OK;
+        return static_cast<UcxInbox*>(self)->OnPut(header, header_bytes, data, bytes,
+                                                   param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
       }));
   BALEEN_RETURN_IF_ERROR(
       handle(kDevicePutId, [](void* self, const void* header, size_t header_bytes, void* data,
                               size_t bytes, const ucp_am_recv_param_t*) {
         static_cast<UcxInbox*>(self)->OnDevicePut(header, header_bytes, data, bytes);
+        return UCS_OK;
+      }));
+  BALEEN_RETURN_IF_ERROR(
+      handle(kDeviceAskId, [](void* self, const void* header, size_t header_bytes, void* data,
+                              size_t bytes, const ucp_am_recv_param_t*) {
+        static_cast<UcxInbox*>(self)->OnDeviceAsk(header, header_bytes,
+                                                  {static_cast<const char*>(data), bytes});
         return UCS_OK;
       }));
   return handle(kFlushId, [](void* self, const void* header, size_t header_bytes, void*, size_t,
@@ -88,6 +100,11 @@ void UcxInbox::Fence(Stream& stream) {
   stream.fenced = true;
   stream.waiting.clear();
   stream.flushes.clear();
+  std::erase_if(waiting_, [&](const Arrival& arrival) {
+    if (arrival.stream.get() != &stream) return false;
+    ucp_am_data_release(worker_, arrival.data);
+    return true;
+  });
   Peer& peer = peers_[stream.process];
   peer.ended = std::max(peer.ended, stream.endpoint);
   if (peer.newest != nullptr && peer.newest->endpoint <= peer.ended) peer.newest = nullptr;
@@ -109,7 +126,7 @@ void UcxInbox::OnMessage(const void* header, size_t header_bytes, void* data, si
   stream->waiting[prefix.sequence] = incoming;
   if (rendezvous) {
     std::byte* const to = incoming->payload.data();
-    return Fetch({this, stream, prefix.sequence, std::move(incoming)}, data, to, bytes);
+    return Fetch({this, stream, prefix.sequence, std::move(incoming), data, to, bytes});
   }
   if (bytes > 0) std::memcpy(incoming->payload.data(), data, bytes);
   incoming->complete = true;
@@ -132,19 +149,29 @@ void UcxInbox::Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& 
   delivering_ = nullptr;
 }
 
-// Fetches the data of a rendezvous to `to`.
-void UcxInbox::Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes) {
+// Fetches the data of a rendezvous into its place.
+void UcxInbox::Fetch(Arrival arrival) {
   auto* const owned = new Arrival(std::move(arrival));
   arrivals_.insert(owned);
   ucp_request_param_t param = {};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.user_data = owned;
+  param.memory_type = UCS_MEMORY_TYPE_HOST;
+  if (owned->device != nullptr) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
+    param.memory_type = device_->type();
+    param.memh = owned->device;
+    to_device_ += owned->bytes;
+  }
+  if (owned->message == nullptr) ++owned->stream->puts_arriving;
   param.cb.recv_am = [](void* request, ucs_status_t status, size_t, void* user) {
     ucp_request_free(request);
     auto* over = static_cast<Arrival*>(user);
     over->inbox->OnFetched(over, status);
   };
-  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker_, data, to, bytes, &param);
+  const ucs_status_ptr_t request =
+      ucp_am_recv_data_nbx(worker_, owned->data, owned->to, owned->bytes, &param);
   if (!UCS_PTR_IS_PTR(request)) OnFetched(owned, UCS_PTR_STATUS(request));
 }
 
@@ -152,6 +179,7 @@ void UcxInbox::OnFetched(Arrival* arrival, ucs_status_t status) {
   const std::unique_ptr<Arrival> owned(arrival);
   arrivals_.erase(arrival);
   const std::shared_ptr<Stream>& stream = owned->stream;
+  if (owned->device != nullptr) to_device_ -= owned->bytes;
   if (owned->message == nullptr) {
     --stream->puts_arriving;
     return OnPutOver(*stream, owned->sequence, status);
@@ -165,21 +193,48 @@ void UcxInbox::OnFetched(Arrival* arrival, ucs_status_t status) {
 
 // ---- puts --------------------------------------------------------------------------------------
 
-void UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
-                     bool rendezvous) {
+// What UCX is to do with `data`. A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's
+// send complete; on UCS_INPROGRESS it keeps `data` for us.
+ucs_status_t UcxInbox::OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
+                             bool rendezvous) {
   PutHeader put = {};
-  if (!FromBytes(header, header_bytes, &put)) return;
+  if (!FromBytes(header, header_bytes, &put)) return UCS_OK;
   const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
-  // A rendezvous that is not fetched: on UCS_OK, UCX lets the peer's send complete.
-  if (stream == nullptr || !Bind(stream)) return;
-  std::byte* const to = Destination(MemoryKind::kHost, put.region, put.address, bytes);
-  if (to == nullptr) return OnPutOver(*stream, put.prefix.sequence, UCS_ERR_INVALID_ADDR);
-  if (rendezvous) {
-    ++stream->puts_arriving;
-    return Fetch({this, stream, put.prefix.sequence, nullptr}, data, to, bytes);
+  if (stream == nullptr || !Bind(stream)) return UCS_OK;
+  const uint32_t sequence = put.prefix.sequence;
+  std::byte* const to = Destination(put.kind, put.region, put.address, bytes);
+  if (to == nullptr) {
+    OnPutOver(*stream, sequence, UCS_ERR_INVALID_ADDR);
+  } else if (put.kind == MemoryKind::kDevice && bytes > 0) {
+    const UcxDevice::Region* const region = device_->Find(to);
+    const ucp_mem_h memory = region == nullptr ? nullptr : region->memory.get();
+    if (rendezvous && memory != nullptr)
+      return FetchToDevice({this, stream, sequence, nullptr, data, to, bytes, memory});
+    OnPutOver(*stream, sequence, UCS_ERR_UNSUPPORTED);
+  } else if (rendezvous) {
+    Fetch({this, stream, sequence, nullptr, data, to, bytes});
+  } else {
+    if (bytes > 0) std::memcpy(to, data, bytes);
+    OnPutOver(*stream, sequence, UCS_OK);
   }
-  if (bytes > 0) std::memcpy(to, data, bytes);
-  OnPutOver(*stream, put.prefix.sequence, UCS_OK);
+  return UCS_OK;
+}
+
+ucs_status_t UcxInbox::FetchToDevice(Arrival arrival) {
+  waiting_.push_back(std::move(arrival));
+  StartWaiting();
+  return waiting_.empty() ? UCS_OK : UCS_INPROGRESS;  // of those that wait it is the last
+}
+
+bool UcxInbox::StartWaiting() {
+  bool any = false;
+  for (; !waiting_.empty(); any = true) {
+    if (to_device_ > 0 && to_device_ + waiting_.front().bytes > kMostToDevice) break;
+    Arrival next = std::move(waiting_.front());
+    waiting_.pop_front();
+    Fetch(std::move(next));
+  }
+  return any;
 }
 
 // Where it may write; nullptr when that does not lie inside a region of this kind.
@@ -207,20 +262,17 @@ void UcxInbox::OnDevicePut(const void* header, size_t header_bytes, const void* 
     return OnPutOver(*stream, sequence, UCS_ERR_UNREACHABLE);
   }
   ++stream->puts_arriving;
-  copies_.push_back({peer_memory_->Copy(*pieces), stream, sequence});
+  copies_.push_back({device_->memory()->Copy(*pieces), stream, sequence});
 }
 
 absl::StatusOr<std::vector<PeerMemory::Piece>> UcxInbox::Pieces(Stream& stream,
                                                                 const DevicePutHeader& put,
                                                                 absl::string_view payload) {
-  if (peer_memory_ == nullptr) return absl::UnimplementedError("no memory of a device here");
   if (put.exported_bytes > payload.size() ||
       (payload.size() - put.exported_bytes) % sizeof(DevicePiece) != 0)
     return absl::InvalidArgumentError("cut off");
-  auto& mapping = stream.mappings[std::string(payload.substr(0, put.exported_bytes))];
-  if (mapping == nullptr) {
-    BALEEN_ASSIGN_OR_RETURN(mapping, peer_memory_->Import(payload.substr(0, put.exported_bytes)));
-  }
+  BALEEN_ASSIGN_OR_RETURN(const auto mapping,
+                          MappingOf(stream, payload.substr(0, put.exported_bytes)));
   payload.remove_prefix(put.exported_bytes);
   std::vector<PeerMemory::Piece> pieces;
   for (; !payload.empty(); payload.remove_prefix(sizeof(DevicePiece))) {
@@ -235,10 +287,37 @@ absl::StatusOr<std::vector<PeerMemory::Piece>> UcxInbox::Pieces(Stream& stream,
   return pieces;
 }
 
-bool UcxInbox::PollCopies() {
-  if (copies_.empty()) return false;
-  const uint64_t finished = peer_memory_->Finished();
-  bool any = false;
+absl::StatusOr<std::shared_ptr<const PeerMemory::Mapping>> UcxInbox::MappingOf(
+    Stream& stream, absl::string_view exported) {
+  auto& mapping = stream.mappings[std::string(exported)];
+  if (mapping == nullptr) {
+    BALEEN_ASSIGN_OR_RETURN(mapping, device_->Import(exported));
+  }
+  return mapping;
+}
+
+void UcxInbox::OnDeviceAsk(const void* header, size_t header_bytes, absl::string_view exported) {
+  DeviceAskHeader ask = {};
+  if (!FromBytes(header, header_bytes, &ask)) return;
+  const std::shared_ptr<Stream> stream = StreamOf(ask.prefix);
+  if (stream == nullptr || !Bind(stream)) return;
+  const absl::Status mapped = MappingOf(*stream, exported).status();
+  auto way = ChooseDeviceWay(mapped, ask.by_ucx == 1, device_->by_ucx());
+  if (way.ok() && *way == DeviceWay::kUcx)
+    if (const absl::Status used = device_->UseUcx(); !used.ok()) way = used;
+  const DeviceAnswerHeader answer = {.prefix = {self_, ask.prefix.endpoint, 0},
+                                     .ask = ask.ask,
+                                     .way = way.value_or(DeviceWay::kNone)};
+  events_->push_back(
+      [this, process = stream->process, answer, text = std::string(way.status().message())] {
+        callbacks_.answer(process, kDeviceAnswerId, ToBytes(answer), text);
+      });
+}
+
+bool UcxInbox::Poll() {
+  bool any = StartWaiting();
+  if (copies_.empty()) return any;
+  const uint64_t finished = device_->memory()->Finished();
   for (; !copies_.empty() && copies_.front().number <= finished; any = true) {
     const DeviceCopy over = std::move(copies_.front());
     copies_.pop_front();
@@ -272,8 +351,9 @@ void UcxInbox::AnswerFlushes(Stream& stream) {
                                .flush = flush.flush,
                                .puts = flush.puts,
                                .code = uint32_t(-stream.put_status)};
-    events_->push_back(
-        [this, process = stream.process, reply] { callbacks_.answer(process, reply); });
+    events_->push_back([this, process = stream.process, reply] {
+      callbacks_.answer(process, kFlushReplyId, ToBytes(reply), "");
+    });
     return true;
   });
 }

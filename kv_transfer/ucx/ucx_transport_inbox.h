@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/peer_memory.h"
 #include "kv_transfer/buffer.h"
 #include "kv_transfer/transport.h"
 #include "kv_transfer/ucx/handle.h"
+#include "kv_transfer/ucx/ucx_transport_device.h"
 #include "kv_transfer/ucx/ucx_transport_wire.h"
 
 namespace baleen::kv_transfer {
@@ -56,7 +56,9 @@ class UcxInbox {
     // Binds the stream to our open endpoint to its process, unless there is none or it has a stream
     // already. Called before a stream's messages are delivered and its puts are carried out.
     std::function<bool(uint64_t process, const std::shared_ptr<Stream>& stream)> bind;
-    std::function<void(uint64_t process, const FlushHeader& reply)> answer;
+    // One of ours to that process, with a payload of `text`.
+    std::function<void(uint64_t process, unsigned message, Bytes header, const std::string& text)>
+        answer;
     std::function<void()> puts_ended;
   };
 
@@ -66,9 +68,9 @@ class UcxInbox {
     size_t bytes;
   };
 
-  // `events` and `peer_memory` (may be nullptr) must outlive it.
+  // `events` and `device` must outlive it.
   UcxInbox(uint64_t self, std::shared_ptr<BufferPool> buffers, std::vector<Transport::Task>* events,
-           PeerMemory* peer_memory, Callbacks callbacks);
+           UcxDevice* device, Callbacks callbacks);
   // After the worker is gone.
   ~UcxInbox();
 
@@ -87,9 +89,10 @@ class UcxInbox {
   // way go on: nothing more is written once puts_arriving is 0.
   void Fence(Stream& stream);
 
-  // The device's copies that have ended: their puts are over. Was there any?
-  bool PollCopies();
-  bool fetching() const { return !arrivals_.empty() || !copies_.empty(); }
+  // The device's copies that have ended: their puts are over. Starts fetches that had to wait. Was
+  // there anything to do?
+  bool Poll();
+  bool fetching() const { return !arrivals_.empty() || !copies_.empty() || !waiting_.empty(); }
 
  private:
   struct Peer {
@@ -101,6 +104,10 @@ class UcxInbox {
     std::shared_ptr<Stream> stream;
     uint32_t sequence;
     std::shared_ptr<Stream::Incoming> message;  // nullptr: a put
+    void* data;                                 // UCX's name for what is fetched
+    std::byte* to;
+    size_t bytes;
+    ucp_mem_h device = nullptr;  // where `to` lies in memory of the device
   };
 
   struct DeviceCopy {
@@ -112,14 +119,20 @@ class UcxInbox {
   std::shared_ptr<Stream> StreamOf(const Prefix& prefix);
   void OnMessage(const void* header, size_t header_bytes, void* data, size_t bytes,
                  bool rendezvous);
-  void OnPut(const void* header, size_t header_bytes, void* data, size_t bytes, bool rendezvous);
+  ucs_status_t OnPut(const void* header, size_t header_bytes, void* data, size_t bytes,
+                     bool rendezvous);
   void OnDevicePut(const void* header, size_t header_bytes, const void* data, size_t bytes);
+  void OnDeviceAsk(const void* header, size_t header_bytes, absl::string_view exported);
   void OnFlush(const void* header, size_t header_bytes);
   bool Bind(const std::shared_ptr<Stream>& stream);  // is it bound now?
   std::byte* Destination(MemoryKind kind, uint64_t region, uint64_t address, size_t bytes) const;
   absl::StatusOr<std::vector<PeerMemory::Piece>> Pieces(Stream& stream, const DevicePutHeader& put,
                                                         absl::string_view payload);
-  void Fetch(Arrival arrival, void* data, std::byte* to, size_t bytes);
+  absl::StatusOr<std::shared_ptr<const PeerMemory::Mapping>> MappingOf(Stream& stream,
+                                                                       absl::string_view exported);
+  ucs_status_t FetchToDevice(Arrival arrival);
+  bool StartWaiting();
+  void Fetch(Arrival arrival);
   void OnFetched(Arrival* arrival, ucs_status_t status);
   void DeliverReady(const std::shared_ptr<Stream>& stream);
   void Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& message);
@@ -129,7 +142,7 @@ class UcxInbox {
   const uint64_t self_;
   const std::shared_ptr<BufferPool> buffers_;
   std::vector<Transport::Task>* const events_;
-  PeerMemory* const peer_memory_;
+  UcxDevice* const device_;
   const Callbacks callbacks_;
   ucp_worker_h worker_ = nullptr;
   std::map<uint64_t, Region> regions_;
@@ -137,6 +150,8 @@ class UcxInbox {
   std::shared_ptr<Stream> delivering_;
   std::set<Arrival*> arrivals_;
   std::deque<DeviceCopy> copies_;  // under way, in their order
+  std::deque<Arrival> waiting_;    // fetches to the device that have not begun
+  size_t to_device_ = 0;           // bytes of those that have
 };
 
 }  // namespace baleen::kv_transfer

@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <mutex>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/check.h"
 #include "common/status_macros.h"
@@ -27,29 +27,78 @@ bool Allows(const std::string& transports, const std::set<std::string>& names) {
                      [&](const std::string& part) { return names.count(part) > 0; });
 }
 
+// With memory of devices UCX may stage bytes in host memory of its own, and let a peer put there.
+// Over wires where the peer stores by itself and nothing stops it (CMA and the like), a late put of
+// a peer that was given up could spoil the bytes of another: they are left out. UCX's own mapping
+// of devices (cuda_ipc) is no way of ours.
+std::string DeviceTransports(const std::string& transports) {
+  static const std::set<std::string> kNotThese = {"cma", "knem", "xpmem", "cuda_ipc"};
+  const std::string without = absl::StrJoin(kNotThese, ",");
+  if (transports.empty() || transports == "all") return absl::StrCat("^", without);
+  if (transports[0] == '^') return absl::StrCat(transports, ",", without);
+  std::vector<std::string> result;
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(transports, ','))) {
+    if (part == "shm" || part == "sm") {
+      result.insert(result.end(), {"posix", "sysv"});
+    } else if (kNotThese.count(part) == 0) {
+      result.push_back(part);
+    }
+  }
+  result.push_back("cuda_copy");
+  return absl::StrJoin(result, ",");
+}
+
+struct Setting {
+  const char* transport;  // whose it is; "" for those of UCX as a whole
+  const char* name;
+  const char* value;
+};
+
+std::vector<Setting> Settings(const std::string& transports, bool device) {
+  std::vector<Setting> settings = {
+      {"", "LOG_LEVEL", "FATAL"},  // what fails comes back as a status, and is logged as ours
+      {"", "RNDV_SCHEME", "get_zcopy"}};  // the receiver fetches; see ucx_transport.h
+  if (Allows(transports, {"shm", "sm", "mm", "posix", "sysv"})) {
+    settings.push_back({"", "MM_ERROR_HANDLING", "y"});
+    // 2 MB: what flows each time the peer is scheduled.
+    settings.push_back({"", "MM_FIFO_SIZE", "256"});
+  }
+  if (Allows(transports, {"shm", "sm", "cma"}))  // else UCX uses no CMA beside error handling
+    settings.push_back({"CMA_", "MEMORY_INVALIDATE", "y"});
+  if (Allows(transports, {"tcp"})) {
+    settings.push_back({"TCP_", "TX_SEG_SIZE", "128K"});
+    settings.push_back({"TCP_", "RX_SEG_SIZE", "128K"});
+  }
+  // Staging beside error handling. The wires left to it (DeviceTransports) end with our close.
+  if (device) settings.push_back({"", "RNDV_PIPELINE_ERROR_HANDLING", "y"});
+  return settings;
+}
+
+absl::Status Modify(ucp_config_t* config, const std::string& name, const std::string& value) {
+  return FromUcs(ucp_config_modify(config, name.c_str(), value.c_str()),
+                 absl::StrCat("UCX_", name, "=", value));
+}
+
+// UCX 1.13 knows a transport's setting by its bare name and ignores what it does not know; later
+// ones want the transport's name before it and refuse what they do not know.
+absl::Status Modify(ucp_config_t* config, const Setting& setting) {
+  const bool bare = Modify(config, setting.name, setting.value).ok();
+  const absl::Status whole =
+      Modify(config, absl::StrCat(setting.transport, setting.name), setting.value);
+  return bare ? absl::OkStatus() : whole;
+}
+
 absl::StatusOr<UcpConfig> ReadConfig(const UcxOptions& options) {
   ucp_config_t* raw = nullptr;
   BALEEN_RETURN_IF_ERROR(FromUcs(ucp_config_read(nullptr, nullptr, &raw), "ucp_config_read"));
   UcpConfig config(raw);
-  std::map<std::string, std::string> settings = options.config;
-  if (!options.transports.empty()) settings["TLS"] = options.transports;
-  // UCX warns of settings that no transport in use has.
-  if (Allows(options.transports, {"shm", "sm", "mm", "posix", "sysv"})) {
-    settings.emplace("MM_ERROR_HANDLING", "y");
-    settings.emplace("MM_FIFO_SIZE", "256");  // 2 MB: what flows each time the peer is scheduled
-  }
-  if (Allows(options.transports, {"shm", "sm", "cma"}))
-    settings.emplace("MEMORY_INVALIDATE", "y");  // else UCX uses no CMA beside error handling
-  if (Allows(options.transports, {"tcp"})) {
-    settings.emplace("TX_SEG_SIZE", "128K");
-    settings.emplace("RX_SEG_SIZE", "128K");
-  }
-  settings.emplace("LOG_LEVEL",
-                   "FATAL");  // what fails comes back as a status, and is logged as ours
-  settings.emplace("RNDV_SCHEME", "get_zcopy");  // the receiver fetches; see ucx_transport.h
-  for (const auto& [name, value] : settings)
-    BALEEN_RETURN_IF_ERROR(FromUcs(ucp_config_modify(config.get(), name.c_str(), value.c_str()),
-                                   absl::StrCat("UCX_", name, "=", value)));
+  const bool device =
+      options.peer_memory != nullptr && options.device_ways != DeviceWays::kPeerMemory;
+  const std::string transports = device ? DeviceTransports(options.transports) : options.transports;
+  if (!transports.empty()) BALEEN_RETURN_IF_ERROR(Modify(raw, "TLS", transports));
+  for (const Setting& setting : Settings(options.transports, device))
+    BALEEN_RETURN_IF_ERROR(Modify(raw, setting));
+  for (const auto& [name, value] : options.config) BALEEN_RETURN_IF_ERROR(Modify(raw, name, value));
   return config;
 }
 

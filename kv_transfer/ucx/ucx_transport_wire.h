@@ -7,12 +7,21 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kv_transfer/messages.h"
+#include "kv_transfer/transport.h"
 
 namespace baleen::kv_transfer {
 
 // The headers of our active messages, in the byte order of the machine (all of a cluster are alike:
 // the frame inside says so), and how addresses and keys travel.
-enum : unsigned { kMessageId = 0, kPutId = 1, kFlushId = 2, kFlushReplyId = 3, kDevicePutId = 4 };
+enum : unsigned {
+  kMessageId = 0,
+  kPutId = 1,
+  kFlushId = 2,
+  kFlushReplyId = 3,
+  kDevicePutId = 4,
+  kDeviceAskId = 5,
+  kDeviceAnswerId = 6
+};
 
 // Begins every header: who sent it over which of its endpoints.
 struct Prefix {
@@ -24,9 +33,11 @@ struct PutHeader {
   Prefix prefix;
   uint64_t region;
   uint64_t address;
+  MemoryKind kind;  // of the bytes; the region's must be the same
+  uint8_t reserved[7];
 };
-// A put from device memory. The payload is what PeerMemory::Export said of the sender's region,
-// then DevicePieces: the target's device fetches them from there.
+// A put by PeerMemory. The payload is what its Export said of the sender's region, then
+// DevicePieces: the target's device fetches them from there.
 struct DevicePutHeader {
   Prefix prefix;
   uint64_t region;
@@ -44,6 +55,23 @@ struct FlushHeader {  // also of the reply, whose prefix.endpoint is the asker's
   uint64_t flush;  // 0 in the reply to a device put, which is answered like a flush after it
   uint32_t puts;   // answer once this many puts are carried out
   uint32_t code;   // reply: ucs_status_t of the first put that could not be, negated
+};
+
+// The way that bytes from one device to another take over an endpoint.
+enum class DeviceWay : uint8_t { kNone, kPeerMemory, kUcx };
+// Asks the target for it. The payload is what PeerMemory::Export said of a region of the sender's;
+// empty: it is not to be mapped.
+struct DeviceAskHeader {
+  Prefix prefix;
+  uint64_t ask;
+  uint64_t by_ucx;  // 1: the sender's UCX carries memory of its device
+};
+// The answer's payload says what is missing when there is none.
+struct DeviceAnswerHeader {
+  Prefix prefix;  // endpoint: the asker's
+  uint64_t ask;
+  DeviceWay way;
+  uint8_t reserved[7];
 };
 
 template <typename Header>

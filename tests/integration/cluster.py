@@ -3,7 +3,8 @@
     with Cluster(stages=2, ranks=2, drafts=1) as cluster:
         cluster.complete(prompt=[0, 5], max_tokens=8, temperature=0)
 
-BALEEN_BIN names the folder of the binaries (ctest sets it). BALEEN_DEVICE=cuda runs every cluster on the GPU.
+BALEEN_BIN names the folder of the binaries (ctest sets it). BALEEN_DEVICE=cuda runs every cluster on the GPU,
+BALEEN_PEER_MEMORY=ucx or host with pages that go otherwise than by CUDA IPC.
 """
 import http.client
 import json
@@ -24,6 +25,7 @@ GOLDEN = json.loads((MODEL / "golden/golden.json").read_text())["prompts"]
 RECALL = json.loads((MODEL / "golden/recall.json").read_text())
 EOS = 1
 DEVICE = os.environ.get("BALEEN_DEVICE", "cpu")
+PEER_MEMORY = os.environ.get("BALEEN_PEER_MEMORY", "")
 SLOWDOWN = float(os.environ.get("BALEEN_SLOWDOWN", "1"))  # how many times longer than usual work may take
 
 
@@ -49,7 +51,7 @@ class Cluster:
         self.options = {
             "--model": model, "--prefill-stages": stages, "--decode-ranks": ranks, "--mtp": drafts, "--chunk": chunk,
             "--prefill-groups": prefill_groups, "--decode-groups": decode_groups, "--transport": transport,
-            "--http-port": 0, "--device": DEVICE}
+            "--http-port": 0, "--device": DEVICE, "--peer-memory": PEER_MEMORY}
         if pages:
             self.options["--pages"] = pages
         if SLOWDOWN > 1:

@@ -86,7 +86,9 @@ TEST_F(Links, APeerIsCalledAsItCallsItself) {
   hub_.Run();
   EXPECT_EQ(a.links->Info(link)->peer_name, "prefill-1/0");
   const auto up = [&](const char* peer) {
-    return a.metrics.Gauge("transfer_link", "", {{"peer", peer}, {"wire", "loopback"}}).Value();
+    return a.metrics
+        .Gauge("transfer_link", "", {{"peer", peer}, {"wire", "loopback"}, {"pages", "host"}})
+        .Value();
   };
   EXPECT_EQ(up("prefill-1/0"), 1);
   EXPECT_EQ(up("prefill/0"), 0);

@@ -14,9 +14,12 @@
 namespace baleen::testing {
 
 // Memory of a device for tests without one: this process's own, shared between its transports.
-// Copies are carried out by Finished, unless `hold`.
+// Copies are carried out by Finished, unless `hold`. As kCuda it is memory that UCX does not know
+// where there is no GPU.
 class HostPeerMemory final : public PeerMemory {
  public:
+  explicit HostPeerMemory(Kind kind = Kind::kHost) : kind_(kind) {}
+
   absl::StatusOr<std::string> Export(const std::byte* base, size_t bytes) override {
     const Mapping mapping = {const_cast<std::byte*>(base), bytes};
     return std::string(reinterpret_cast<const char*>(&mapping), sizeof(mapping));
@@ -40,12 +43,15 @@ class HostPeerMemory final : public PeerMemory {
       std::memcpy(piece.to, piece.from, piece.bytes);
     return finished_ = started_;
   }
+  void MakeCurrent() override { ++threads; }
+  Kind kind() const override { return kind_; }
   const char* name() const override { return "cuda_ipc"; }
 
   std::atomic<bool> refuse{false}, hold{false};
-  std::atomic<int> imports{0}, copies{0};
+  std::atomic<int> imports{0}, copies{0}, threads{0};
 
  private:
+  const Kind kind_;
   std::vector<Piece> pieces_;
   uint64_t started_ = 0, finished_ = 0;
 };

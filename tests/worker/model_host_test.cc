@@ -58,6 +58,17 @@ TEST(ModelOptions, BadValuesNameTheField) {
               HasSubstr("worker.peer_memory: \"mail\""));
 }
 
+TEST(ModelOptions, ThePeersOfADeviceAreMappedUnlessItIsSaidOtherwise) {
+  for (const auto& [way, maps] : {std::pair{"", true}, std::pair{"cuda_ipc", true},
+                                  std::pair{"ucx", false}, std::pair{"host", false}}) {
+    v1::WorkerConfig config = Config();
+    config.set_peer_memory(way);
+    const auto options = ModelOptionsFrom(config);
+    BALEEN_ASSERT_OK(options);
+    EXPECT_EQ(options->MapsPeers(), maps) << way;
+  }
+}
+
 TEST(ModelHost, StagesTileTheWholePageWithoutGaps) {
   size_t end = 0;
   for (int stage = 0; stage < 4; ++stage) {
@@ -121,10 +132,13 @@ TEST(ModelHost, PagesOfACpuGoByHostMemoryAndNothingElse) {
   BALEEN_ASSERT_OK(host);
   EXPECT_EQ((*host)->peer_memory(), nullptr);
   EXPECT_EQ((*host)->pool_view().memory, kv_transfer::MemoryKind::kHost);
-  options.peer_memory = "cuda_ipc";
-  EXPECT_THAT(ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr("worker.peer_memory: cuda_ipc: memory of cpu is not shared")));
+  for (const std::string way : {"cuda_ipc", "ucx"}) {
+    options.peer_memory = way;
+    EXPECT_THAT(
+        ModelHost::Create(options, Split::kExpertRank, 0, 1, kLimits),
+        StatusIs(absl::StatusCode::kFailedPrecondition,
+                 HasSubstr("worker.peer_memory: " + way + ": memory of cpu is not shared")));
+  }
 }
 
 TEST(ModelHost, TheForwardPassIsBuiltOverItsOwnExpertsWithoutAnExchange) {

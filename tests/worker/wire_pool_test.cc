@@ -58,6 +58,42 @@ TEST_F(Device, CopiesThePagesThatAreNamedAndNoOthers) {
   }
 }
 
+// Remembers what it was asked to pin.
+class PinningBackend final : public baleen::testing::MemoryBackend {
+ public:
+  PinningBackend() : MemoryBackend(WeightStorage::kNative, size_t{1} << 40, false) {}
+  bool PinHost(void* host, size_t bytes) override {
+    slabs.push_back({static_cast<std::byte*>(host), bytes});
+    return can_pin;
+  }
+  void UnpinHost(void* host) override { unpinned.push_back(static_cast<std::byte*>(host)); }
+
+  bool can_pin = true;
+  std::vector<std::pair<std::byte*, size_t>> slabs;
+  std::vector<std::byte*> unpinned;
+};
+
+TEST(Mirror, IsPinnedOnceASlabAsItIsUsed) {
+  constexpr size_t kBig = (size_t{3} << 20) + 256;  // a page; 16 are of whole system pages
+  constexpr int kMany = 24;                         // two slabs of 16
+  std::vector<std::byte> pool(kBig * kMany);
+  for (const bool can_pin : {true, false}) {
+    PinningBackend device;
+    device.can_pin = can_pin;
+    auto wire = WirePool::Create(device, pool.data(), kBig, kMany, /*shared=*/false);
+    BALEEN_ASSERT_OK(wire);
+    std::byte* const base = (*wire)->base();
+    (*wire)->ToWire(std::vector<PageId>{{20}, {17}});
+    ASSERT_EQ(device.slabs.size(), 1u);
+    EXPECT_EQ(device.slabs[0], std::pair(base + 16 * kBig, 8 * kBig));
+    (*wire)->FromWire(std::vector<PageId>{{20}, {0}, {15}});
+    ASSERT_EQ(device.slabs.size(), 2u);
+    EXPECT_EQ(device.slabs[1], std::pair(base, 16 * kBig));
+    wire->reset();
+    EXPECT_EQ(device.unpinned.size(), can_pin ? 2u : 0u);
+  }
+}
+
 TEST_F(Device, BringsArrivedPagesIntoThePool) {
   const auto wire = WirePool::Create(device_, pool(), kPageBytes, kPages, /*shared=*/false);
   BALEEN_ASSERT_OK(wire);

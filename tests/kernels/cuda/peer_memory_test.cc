@@ -1,63 +1,28 @@
-// The other process is this program again, running only the disabled test at the end.
 #include "kernels/cuda/peer_memory.h"
 
-#include <cuda_runtime_api.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "kernels/cuda/check.h"
 #include "kernels/cuda/peer_copy.h"
 #include "testing/status_matchers.h"
-
-extern char** environ;
+#include "tests/kernels/cuda/spawned_test.h"
 
 namespace baleen::kernels::cuda {
 namespace {
 
 using ::baleen::testing::StatusIs;
+using testing::Device;
 using ::testing::HasSubstr;
+using testing::kBytes;
+using testing::Pattern;
+using testing::SpawnedTest;
 
-constexpr size_t kBytes = size_t{8} << 20;
 constexpr size_t kSharedFrom = 4096 + 16;  // what the child exports begins inside its allocation
 constexpr size_t kShared = kBytes - kSharedFrom;
-constexpr int kToParent = 4, kFromParent = 5;  // descriptors in the child
-
-// The child's memory, and ours before copies.
-std::vector<std::byte> Pattern(uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> bytes(kBytes);
-  for (size_t i = 0; i < kBytes; i += 4) {
-    const uint32_t word = random();
-    std::memcpy(bytes.data() + i, &word, 4);
-  }
-  return bytes;
-}
-
-class Device {
- public:
-  explicit Device(const std::vector<std::byte>& content) {
-    BALEEN_CUDA_CHECK(cudaMalloc(&memory_, kBytes));
-    BALEEN_CUDA_CHECK(cudaMemcpy(memory_, content.data(), kBytes, cudaMemcpyHostToDevice));
-  }
-  ~Device() { BALEEN_CUDA_CHECK(cudaFree(memory_)); }
-  std::byte* data() const { return static_cast<std::byte*>(memory_); }
-  std::vector<std::byte> Read() const {
-    std::vector<std::byte> bytes(kBytes);
-    BALEEN_CUDA_CHECK(cudaMemcpy(bytes.data(), memory_, kBytes, cudaMemcpyDeviceToHost));
-    return bytes;
-  }
-
- private:
-  void* memory_ = nullptr;
-};
 
 std::vector<std::byte> SharedPattern() {
   const std::vector<std::byte> all = Pattern(1);
@@ -65,45 +30,11 @@ std::vector<std::byte> SharedPattern() {
 }
 
 // Another process with Pattern(1) on the device, which exports the last kShared bytes of it.
-class Peer {
- public:
-  Peer() {
-    int up[2], down[2];
-    BALEEN_CHECK(pipe(up) == 0 && pipe(down) == 0);
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_adddup2(&files, up[1], kToParent + 10);
-    posix_spawn_file_actions_adddup2(&files, down[0], kFromParent + 10);
-    posix_spawn_file_actions_adddup2(&files, kToParent + 10, kToParent);
-    posix_spawn_file_actions_adddup2(&files, kFromParent + 10, kFromParent);
-    std::string self = "/proc/self/exe", filter = "--gtest_filter=PeerProcess.*",
-                disabled = "--gtest_also_run_disabled_tests";
-    char* argv[] = {self.data(), filter.data(), disabled.data(), nullptr};
-    BALEEN_CHECK(posix_spawn(&pid_, "/proc/self/exe", &files, nullptr, argv, environ) == 0);
-    posix_spawn_file_actions_destroy(&files);
-    close(up[1]), close(down[0]);
-    down_ = down[1];
-    char size = 0;
-    if (read(up[0], &size, 1) == 1) {
-      exported.resize(size_t(size));
-      BALEEN_CHECK(read(up[0], exported.data(), exported.size()) == size);
-    }
-    close(up[0]);
-  }
-  ~Peer() { Kill(); }
-  void Kill() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    close(down_);
-    pid_ = 0;
-  }
+struct Peer : SpawnedTest {
+  Peer()
+      : SpawnedTest("PeerProcess.DISABLED_SharesItsMemoryUntilItIsKilled"), exported(Receive()) {}
 
-  std::string exported;  // empty: the process failed
-
- private:
-  pid_t pid_ = 0;
-  int down_ = -1;
+  const std::string exported;  // empty: the process failed
 };
 
 void WaitFor(PeerMemory& memory, uint64_t copy) {
@@ -196,10 +127,8 @@ TEST(PeerProcess, DISABLED_SharesItsMemoryUntilItIsKilled) {
   const auto memory = MakeCudaPeerMemory(0);
   const auto exported = memory->Export(device.data() + kSharedFrom, kShared);
   BALEEN_ASSERT_OK(exported);
-  const std::string message = char(exported->size()) + *exported;
-  ASSERT_EQ(write(kToParent, message.data(), message.size()), ssize_t(message.size()));
-  char nothing = 0;
-  [[maybe_unused]] const ssize_t end = read(kFromParent, &nothing, 1);
+  SpawnedTest::Tell(*exported);
+  SpawnedTest::Hear();  // nothing: the other process ends first
 }
 
 }  // namespace
