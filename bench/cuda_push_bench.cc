@@ -5,7 +5,7 @@
 //
 //   cuda_push_bench MODEL_DIR [WAY ...] [TOKENS ...]
 //
-// MODEL_DIR: a folder with config.json. WAY: cuda_ipc, ucx_tcp, ucx_shm, host_tcp, host_shm;
+// MODEL_DIR: a folder with config.json. WAY: cuda_ipc, ucx_tcp, host_tcp, host_shm;
 // default all. TOKENS: default 32768 131072.
 //
 // A prompt goes in chunks of 8,192 tokens, as prefill makes them. It is over when decode has said
@@ -58,7 +58,6 @@ using kv_transfer::DeviceWays;
 constexpr Way kWays[] = {
     {"cuda_ipc", "shm", MemoryKind::kDevice, DeviceWays::kPeerMemory},
     {"ucx_tcp", "tcp", MemoryKind::kDevice, DeviceWays::kUcx},
-    {"ucx_shm", "shm", MemoryKind::kDevice, DeviceWays::kUcx},
     {"host_tcp", "tcp", MemoryKind::kHost},
     {"host_shm", "shm", MemoryKind::kHost},
 };

@@ -212,11 +212,11 @@ absl::Status Server::Parts::Build() {
 
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
-  BALEEN_ASSIGN_OR_RETURN(transport,
-                          kv_transfer::CreateUcxTransport({.name = Name(),
-                                                           .transports = w.transport(),
-                                                           .peer_memory = host->peer_memory(),
-                                                           .device_ways = host->device_ways()}));
+  BALEEN_ASSIGN_OR_RETURN(
+      transport, kv_transfer::CreateUcxTransport({.name = Name(),
+                                                  .transports = host->TransportsFor(w.transport()),
+                                                  .peer_memory = host->peer_memory(),
+                                                  .device_ways = host->device_ways()}));
   BALEEN_ASSIGN_OR_RETURN(
       links, kv_transfer::LinkTable::Create(*transport,
                                             {.name = Name(),

@@ -238,11 +238,11 @@ absl::StatusOr<ActivationMemory> Server::Parts::MakeActivations() {
 
 absl::Status Server::Parts::BuildTransfer() {
   const v1::WorkerConfig& w = config.worker();
-  BALEEN_ASSIGN_OR_RETURN(transport,
-                          kv_transfer::CreateUcxTransport({.name = Name(),
-                                                           .transports = w.transport(),
-                                                           .peer_memory = host->peer_memory(),
-                                                           .device_ways = host->device_ways()}));
+  BALEEN_ASSIGN_OR_RETURN(
+      transport, kv_transfer::CreateUcxTransport({.name = Name(),
+                                                  .transports = host->TransportsFor(w.transport()),
+                                                  .peer_memory = host->peer_memory(),
+                                                  .device_ways = host->device_ways()}));
   kv_transfer::LinkOptions options{
       .name = Name(),
       .incarnation = incarnation,

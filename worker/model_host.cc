@@ -80,6 +80,9 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("worker.peer_memory: \"", options.peer_memory,
                      "\" is none of \"cuda_ipc\", \"ucx\" and \"host\""));
+  if (options.peer_memory == "ucx" && config.transport() == "shm")
+    return absl::InvalidArgumentError(
+        "worker.transport: \"shm\", over which peer_memory \"ucx\" cannot carry pages");
   if (options.drafts < 0 || options.drafts > 3)
     return absl::InvalidArgumentError(
         absl::StrCat("worker.drafts: ", options.drafts, " is not in 0..3"));
@@ -220,6 +223,10 @@ absl::Status ModelHost::SharePool() {
   BALEEN_ASSIGN_OR_RETURN(wire_pool_, WirePool::Create(*backend_, pool_, layout_.PageBytes(),
                                                        pages_, peer_memory_ != nullptr));
   return absl::OkStatus();
+}
+
+std::string ModelHost::TransportsFor(const std::string& configured) const {
+  return options_.peer_memory == "ucx" && configured.empty() ? "^posix,sysv" : configured;
 }
 
 kv_transfer::DeviceWays ModelHost::device_ways() const {

@@ -84,6 +84,9 @@ class ModelHost {
   kv_transfer::PagePoolView pool_view() const;
   PeerMemory* peer_memory() const { return peer_memory_.get(); }  // the transport's; may be nullptr
   kv_transfer::DeviceWays device_ways() const;                    // the transport's
+  // UCX's transports for the configured ones: where a device's pages go by UCX never shared memory,
+  // over which a fetch from a process that died does not end.
+  std::string TransportsFor(const std::string& configured) const;
   int pages() const { return pages_; }
   const model::Vocabulary& vocabulary() const { return vocabulary_; }
   kernels::Backend& backend() { return *backend_; }

@@ -54,6 +54,11 @@ TEST(ModelOptions, BadValuesNameTheField) {
   EXPECT_THAT(error([](auto& c) { c.set_memory_fraction(1.5); }),
               HasSubstr("worker.memory_fraction: 1.5"));
   EXPECT_THAT(error([](auto& c) { c.set_cpu_threads(0); }), HasSubstr("worker.cpu_threads"));
+  EXPECT_THAT(error([](auto& c) {
+                c.set_peer_memory("ucx");
+                c.set_transport("shm");
+              }),
+              HasSubstr("worker.transport: \"shm\""));
   EXPECT_THAT(error([](auto& c) { c.set_peer_memory("mail"); }),
               HasSubstr("worker.peer_memory: \"mail\""));
 }
