@@ -14,6 +14,7 @@
 #   --http-port P         0 picks a free one (8000)            --grpc-port P        (0)
 #   --chunk N             rows of a prefill batch (8192)       --pages N            pages of a process's pool
 #   --transport T         UCX transports: tcp, shm, or all ("")
+#   --expert-exchange E   peer_memory, nccl, host: between decode ranks (DecodeConfig.expert_exchange)
 #   --step-timeout MS     a step that takes longer hangs (worker.step_timeout_ms)
 #   --memory-fraction F   of the device's memory for each worker (cuda: 0.9 shared among all of them, which
 #                         are on one GPU; run nvidia-cuda-mps-control -d first, or they take turns of milliseconds)
@@ -27,7 +28,7 @@ command=${1:-}
 [ $# -gt 0 ] && shift
 model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
 prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
-http_port=8000 grpc_port=0 chunk=8192 pages= transport= memory_fraction= step_timeout= name=
+http_port=8000 grpc_port=0 chunk=8192 pages= transport= memory_fraction= step_timeout= expert_exchange= name=
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "$1 needs a value"
   case $1 in
@@ -38,6 +39,7 @@ while [ $# -gt 0 ]; do
     --http-port) http_port=$2 ;; --grpc-port) grpc_port=$2 ;;
     --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
     --memory-fraction) memory_fraction=$2 ;; --step-timeout) step_timeout=$2 ;; --name) name=$2 ;;
+    --expert-exchange) expert_exchange=$2 ;;
     --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
     *) die "unknown option $1" ;;
   esac
@@ -131,7 +133,7 @@ EOT
     start_group "prefill-$group" "$prefill_stages" baleen_prefill "chunk_tokens: $chunk"
   done
   for group in $(seq 0 $((decode_groups - 1))); do
-    start_group "decode-$group" "$decode_ranks" baleen_decode ""
+    start_group "decode-$group" "$decode_ranks" baleen_decode "expert_exchange: \"$expert_exchange\""
   done
   wait_until_ready
   printf 'http=%s\ngrpc=%s\n' "http://127.0.0.1:$http_port" "127.0.0.1:$grpc_port" | tee "$dir/urls"
