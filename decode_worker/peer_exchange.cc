@@ -3,9 +3,22 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
 namespace baleen::decode_worker {
+namespace {
+
+// `why`, with the name of the rank that was missing where it lacks it.
+absl::Status NameTheMissing(RankMesh& mesh, const absl::Status& why) {
+  if (!absl::IsDeadlineExceeded(why)) return why;
+  const std::vector<RankMesh::Outgoing> nothing(size_t(mesh.size()));
+  const absl::Status round = mesh.Exchange(RankMesh::Kind::kMissing, nothing);
+  return absl::UnavailableError(absl::StrCat(
+      why.message(), ": ", round.ok() ? "all ranks are there again" : round.message()));
+}
+
+}  // namespace
 
 absl::Status PeerExchange::Connect(RankMesh& mesh) {
   const std::string& own = window_->exported();
@@ -18,7 +31,11 @@ absl::Status PeerExchange::Connect(RankMesh& mesh) {
     const kv_transfer::Buffer& theirs = mesh.From(peer).payload;
     all[size_t(peer)].assign(reinterpret_cast<const char*>(theirs.data()), theirs.size());
   }
-  return window_->Connect(all);
+  return NameTheMissing(mesh, window_->Connect(all));
+}
+
+absl::Status PeerExchange::Check(RankMesh& mesh) const {
+  return NameTheMissing(mesh, window_->status());
 }
 
 model::ExpertExchange::Received PeerExchange::Dispatch(const kernels::Matrix& x,

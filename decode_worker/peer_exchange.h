@@ -10,11 +10,11 @@
 
 namespace baleen::decode_worker {
 
-// ExpertExchange between ranks whose devices reach each other's memory: the calls are operations of
+// ExpertExchange between ranks whose devices do it among themselves: the calls are operations of
 // the backend (kernels/expert_window.h) and the host takes no part in them, so steps are recorded.
 //
-// A rank that does not come shows in status(), which the caller of the forward pass asks before it
-// uses the results. Threads: the step thread; status and Abort from any.
+// Whether every rank came shows in Check, which the caller of the forward pass asks before it uses
+// the results. Threads: the step thread; Abort from any.
 class PeerExchange final : public model::ExpertExchange {
  public:
   explicit PeerExchange(std::unique_ptr<kernels::ExpertWindow> window)
@@ -22,9 +22,14 @@ class PeerExchange final : public model::ExpertExchange {
 
   // One round on the mesh in which every rank tells where its window is; once, before the first
   // forward pass. What was sent may still be on its way out of this object's memory when it
-  // returns, so it must outlive the links. Errors as kernels::ExpertWindow::Connect, and the
-  // mesh's.
+  // returns, so it must outlive the links. Errors as kernels::ExpertWindow::Connect, the mesh's,
+  // and those of Check.
   absl::Status Connect(RankMesh& mesh);
+
+  // Has every rank taken part in the calls so far? As kernels::ExpertWindow::status, but
+  // Unavailable where the window cannot tell which rank was missing: then there is a round on the
+  // mesh, to which that rank does not come either, and which names it.
+  absl::Status Check(RankMesh& mesh) const;
 
   Received Dispatch(const kernels::Matrix& x, const kernels::Quantized& xq, const int32_t* ids,
                     int topk) override;
@@ -34,7 +39,6 @@ class PeerExchange final : public model::ExpertExchange {
   bool recordable() const override { return true; }
   bool same_rows() const override { return true; }
 
-  absl::Status status() const { return window_->status(); }
   void Abort() { window_->Abort(); }  // for a group that is broken: nothing waits any more
 
  private:

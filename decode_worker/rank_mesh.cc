@@ -30,6 +30,8 @@ const char* Name(RankMesh::Kind kind) {
       return "collect";
     case RankMesh::Kind::kConnect:
       return "connect";
+    case RankMesh::Kind::kMissing:
+      return "missing";
   }
   return "?";
 }

@@ -31,7 +31,7 @@ namespace baleen::decode_worker {
 // transport's; Wake, Fail, status from any.
 class RankMesh {
  public:
-  enum class Kind : uint32_t { kAgree = 1, kDispatch, kCollect, kConnect };
+  enum class Kind : uint32_t { kAgree = 1, kDispatch, kCollect, kConnect, kMissing };
   using Words = std::array<int32_t, 4>;
   static constexpr int kPieces = 3;
 

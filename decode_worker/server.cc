@@ -19,6 +19,7 @@
 #include "common/status_macros.h"
 #include "decode_worker/decode_loop.h"
 #include "decode_worker/decode_service.h"
+#include "decode_worker/exchange_choice.h"
 #include "decode_worker/host_staged_exchange.h"
 #include "decode_worker/peer_exchange.h"
 #include "decode_worker/rank_links.h"
@@ -58,7 +59,8 @@ absl::Status Check(const v1::DecodeConfig& config) {
     return absl::InvalidArgumentError("max_sequences: below 1");
   if (config.worker().has_step_timeout_ms() && config.worker().step_timeout_ms() < 1)
     return absl::InvalidArgumentError("worker.step_timeout_ms: below 1");
-  return absl::OkStatus();
+  return CheckExchange(config.expert_exchange(), config.worker().device(),
+                       config.worker().peer_memory());
 }
 
 }  // namespace
@@ -76,6 +78,7 @@ struct Server::Parts {
   kernels::ExpertWindowOptions WindowOptions(const worker::ModelHost& h) const;
   size_t ExchangeBytes(worker::ModelHost& h) const;
   absl::Status Exchanged() const;
+  Fingerprint GroupFingerprint() const;
   void BuildTable();
   absl::Status Serve();
   worker::GroupOptions GroupOptionsOf(int port) const;
@@ -128,6 +131,7 @@ struct Server::Parts {
   std::unique_ptr<worker::ModelHost> host;
   std::unique_ptr<HostStagedExchange> staged_exchange;  // device memory: before host goes
   std::unique_ptr<PeerExchange> peer_exchange;          // so is this
+  ExchangeKind exchange_kind = ExchangeKind::kHost;     // once BuildExchange has chosen
   std::unique_ptr<RequestTable> table;
   Mutex wires_mu;
   std::set<std::string> wires ABSL_GUARDED_BY(wires_mu);  // what the links really are
@@ -262,7 +266,9 @@ absl::Status Server::Parts::BuildEngine() {
 }
 
 kernels::ExpertWindowOptions Server::Parts::WindowOptions(const worker::ModelHost& h) const {
-  return {.rank = config.worker().index(),
+  return {.wire = exchange_kind == ExchangeKind::kNccl ? kernels::WindowWire::kNccl
+                                                       : kernels::WindowWire::kPeerMemory,
+          .rank = config.worker().index(),
           .ranks = ranks(),
           .experts = h.config().n_routed_experts,
           .topk = h.config().num_experts_per_tok,
@@ -270,19 +276,26 @@ kernels::ExpertWindowOptions Server::Parts::WindowOptions(const worker::ModelHos
           .max_rows = max_sequences() * (1 + h.options().drafts),
           .activations = ActivationDType(h.options().numerics),
           .fp8 = h.options().numerics == Numerics::kFp8,
-          .deadline = lease()};
+          .deadline = lease(),
+          .connect_deadline = kConnectTimeout};
 }
 
+// Of a window, should the choice be one.
 size_t Server::Parts::ExchangeBytes(worker::ModelHost& h) const {
-  const bool window = ranks() > 1 && h.options().MapsPeers();
+  const auto most = ChooseExchange(config.expert_exchange(), h.options().MapsPeers());
+  const bool window = ranks() > 1 && most.ok() && *most != ExchangeKind::kHost;
   return window ? h.backend().ExpertWindowBytes(WindowOptions(h)) : 0;
 }
 
-// By the devices where they reach each other, else by messages. nullptr: all experts are here.
+// nullptr: all experts are here.
 absl::StatusOr<model::ExpertExchange*> Server::Parts::BuildExchange() {
   if (ranks() == 1) return nullptr;
+  BALEEN_ASSIGN_OR_RETURN(
+      exchange_kind, ChooseExchange(config.expert_exchange(),
+                                    host->peer_memory() != nullptr && host->options().MapsPeers()));
+  spdlog::info("experts' rows go by {}", decode_worker::Name(exchange_kind));
   const kernels::ExpertWindowOptions o = WindowOptions(*host);
-  if (host->peer_memory() != nullptr && host->options().MapsPeers()) {
+  if (exchange_kind != ExchangeKind::kHost) {
     BALEEN_ASSIGN_OR_RETURN(auto window, host->backend().MakeExpertWindow(o));
     peer_exchange = std::make_unique<PeerExchange>(std::move(window));
     return peer_exchange.get();
@@ -383,8 +396,6 @@ absl::Status Server::Parts::Serve() {
 
 worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
   const v1::WorkerConfig& w = config.worker();
-  Fingerprint fingerprint = host->fingerprint();
-  fingerprint.push_back({"expert_rows", peer_exchange ? "device" : "host"});
   return {.size = w.size(),
           .self = {.index = w.index(),
                    .incarnation = incarnation,
@@ -393,9 +404,16 @@ worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
                    .pid = getpid(),
                    .metrics_address = absl::StrCat(HostName(), ":", metrics_server->port()),
                    .pages = host->pages()},
-          .fingerprint = std::move(fingerprint),
+          .fingerprint = GroupFingerprint(),
           .leader = w.leader(),
           .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
+}
+
+// The cluster's, and what only the ranks of a group must have alike.
+Fingerprint Server::Parts::GroupFingerprint() const {
+  Fingerprint fingerprint = host->fingerprint();
+  if (ranks() > 1) fingerprint.push_back({"expert_exchange", decode_worker::Name(exchange_kind)});
+  return fingerprint;
 }
 
 worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
@@ -462,7 +480,7 @@ absl::Status Server::Parts::ConnectRanks() {
 // Has every rank taken part in the exchanges so far?
 absl::Status Server::Parts::Exchanged() const {
   BALEEN_RETURN_IF_ERROR(mesh->status());
-  return peer_exchange ? peer_exchange->status() : absl::OkStatus();
+  return peer_exchange ? peer_exchange->Check(*mesh) : absl::OkStatus();
 }
 
 void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {

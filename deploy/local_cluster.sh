@@ -16,6 +16,7 @@
 #   --transport T         UCX transports: tcp, shm, or all ("")
 #   --overlap true|false  decode launches a step before it looks at the one before (on a GPU: true)
 #   --peer-memory M       how pages go from GPU to GPU: cuda_ipc, ucx, host, or what each link finds ("")
+#   --expert-exchange E   peer_memory, nccl, host: between decode ranks (DecodeConfig.expert_exchange)
 #   --step-timeout MS     a step that takes longer hangs (worker.step_timeout_ms)
 #   --memory-fraction F   of the device's memory for each worker (cuda: 0.9 shared among all of them, which
 #                         are on one GPU; run nvidia-cuda-mps-control -d first, or they take turns of milliseconds)
@@ -29,7 +30,7 @@ command=${1:-}
 [ $# -gt 0 ] && shift
 model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
 prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
-http_port=8000 grpc_port=0 chunk=8192 pages= transport= peer_memory= memory_fraction= step_timeout= overlap= name=
+http_port=8000 grpc_port=0 chunk=8192 pages= transport= peer_memory= memory_fraction= step_timeout= overlap= expert_exchange= name=
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "$1 needs a value"
   case $1 in
@@ -41,6 +42,7 @@ while [ $# -gt 0 ]; do
     --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
     --peer-memory) peer_memory=$2 ;; --overlap) overlap=$2 ;;
     --memory-fraction) memory_fraction=$2 ;; --step-timeout) step_timeout=$2 ;; --name) name=$2 ;;
+    --expert-exchange) expert_exchange=$2 ;;
     --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
     *) die "unknown option $1" ;;
   esac
@@ -139,7 +141,8 @@ EOT
     start_group "prefill-$group" "$prefill_stages" baleen_prefill "chunk_tokens: $chunk"
   done
   for group in $(seq 0 $((decode_groups - 1))); do
-    start_group "decode-$group" "$decode_ranks" baleen_decode "${overlap:+overlap: $overlap}"
+    start_group "decode-$group" "$decode_ranks" baleen_decode \
+      "expert_exchange: \"$expert_exchange\"${overlap:+ overlap: $overlap}"
   done
   wait_until_ready
   printf 'http=%s\ngrpc=%s\n' "http://127.0.0.1:$http_port" "127.0.0.1:$grpc_port" | tee "$dir/urls"

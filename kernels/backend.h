@@ -123,11 +123,12 @@ class Backend {
 
   // What shares its memory with other processes of the machine; nullptr where nothing can.
   virtual std::unique_ptr<PeerMemory> MakePeerMemory() { return nullptr; }
-  // An exchange over such memory, whose calls are ops of this backend; it takes ExpertWindowBytes
-  // of it. Unimplemented where nothing can be shared; else as kernels/expert_window.h says.
+  // An exchange whose calls are ops of this backend; it takes ExpertWindowBytes of its memory.
+  // Unimplemented where there is none; FailedPrecondition: the wire's library is missing or too
+  // old; else as kernels/expert_window.h says.
   virtual absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
       const ExpertWindowOptions&) {
-    return absl::UnimplementedError("this backend's memory cannot be shared");
+    return absl::UnimplementedError("this backend has no expert exchange of its own");
   }
   virtual size_t ExpertWindowBytes(const ExpertWindowOptions&) const { return 0; }
 

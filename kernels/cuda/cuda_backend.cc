@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/expert_window.h"
+#include "kernels/cuda/nccl_window.h"
 #include "kernels/cuda/peer_memory.h"
 #include "kernels/gpu_facts.h"
 
@@ -236,11 +237,17 @@ std::unique_ptr<PeerMemory> CudaBackend::MakePeerMemory() { return MakeCudaPeerM
 
 absl::StatusOr<std::unique_ptr<ExpertWindow>> CudaBackend::MakeExpertWindow(
     const ExpertWindowOptions& options) {
-  return cuda::MakeExpertWindow(device_, stream_, options);
+  switch (options.wire) {
+    case WindowWire::kPeerMemory:
+      return MakePeerWindow(device_, stream_, options);
+    case WindowWire::kNccl:
+      return MakeNcclWindow(device_, stream_, options);
+  }
+  return absl::InvalidArgumentError("expert exchange: no such wire");
 }
 
 size_t CudaBackend::ExpertWindowBytes(const ExpertWindowOptions& options) const {
-  return cuda::ExpertWindowBytes(options);
+  return WindowLayout(options).bytes;
 }
 
 void CudaBackend::Synchronize() { BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }

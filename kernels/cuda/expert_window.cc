@@ -17,70 +17,42 @@ namespace {
 
 constexpr size_t kPartAlignment = 256;
 
-// What must be equal in all windows of a group, and where this one is. On the wire as it lies here.
-struct Exported {
-  int32_t rank, ranks, experts, topk, dim, max_rows, activations, fp8;
+// Where this window is. On the wire as it lies here, after the shape.
+struct Place {
   int64_t process;  // within which a device's pointers are good
   uint64_t base;
   // followed by what PeerMemory::Export says of it
 };
-static_assert(std::is_trivially_copyable_v<Exported>);
+static_assert(std::is_trivially_copyable_v<WindowShape> && std::is_trivially_copyable_v<Place>);
 
-Exported ExportedOf(const ExpertWindowOptions& o, const std::byte* base) {
-  return {.rank = o.rank,
-          .ranks = o.ranks,
-          .experts = o.experts,
-          .topk = o.topk,
-          .dim = o.dim,
-          .max_rows = o.max_rows,
-          .activations = int32_t(o.activations),
-          .fp8 = o.fp8,
-          .process = getpid(),
-          .base = reinterpret_cast<uint64_t>(base)};
+template <typename T>
+absl::string_view BytesOf(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof(value)};
 }
 
-// InvalidArgument unless rank `rank`'s window fits to ours.
-absl::Status CheckPeer(const Exported& own, const Exported& peer, int rank) {
-  const auto differ = [&](const char* name, int32_t here, int32_t there) {
-    return absl::InvalidArgumentError(absl::StrCat("the expert exchange of rank ", rank, ": ", name,
-                                                   " is ", there, ", of rank ", own.rank, " it is ",
-                                                   here));
-  };
-  if (peer.rank != rank) return differ("rank", rank, peer.rank);
-  if (peer.ranks != own.ranks) return differ("ranks", own.ranks, peer.ranks);
-  if (peer.experts != own.experts) return differ("experts", own.experts, peer.experts);
-  if (peer.topk != own.topk) return differ("topk", own.topk, peer.topk);
-  if (peer.dim != own.dim) return differ("dim", own.dim, peer.dim);
-  if (peer.max_rows != own.max_rows)
-    return differ("rows of a step (max_sequences)", own.max_rows, peer.max_rows);
-  if (peer.activations != own.activations || peer.fp8 != own.fp8)
-    return differ("fp8", own.fp8, peer.fp8);
-  return absl::OkStatus();
+// Lets this device reach memory of another one that this same process has.
+absl::Status ReachDeviceOf(const std::byte* p, int device) {
+  cudaPointerAttributes where;
+  BALEEN_CUDA_CHECK(cudaPointerGetAttributes(&where, p));
+  if (where.device == device) return absl::OkStatus();
+  const cudaError_t error = cudaDeviceEnablePeerAccess(where.device, 0);
+  if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();
+  if (error == cudaErrorPeerAccessAlreadyEnabled) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("cuda: device ", device, " reaching device ",
+                                                    where.device, ": ", cudaGetErrorString(error)));
 }
 
-absl::Status Check(const ExpertWindowOptions& o) {
-  if (o.ranks < 1 || o.ranks > kMaxWindowRanks || o.rank < 0 || o.rank >= o.ranks)
-    return absl::InvalidArgumentError(absl::StrCat("expert exchange: rank ", o.rank, " of ",
-                                                   o.ranks, ", at most ", kMaxWindowRanks,
-                                                   " ranks"));
-  if (o.experts <= 0 || o.experts % o.ranks != 0)
-    return absl::InvalidArgumentError(absl::StrCat(
-        "expert exchange: ", o.experts, " experts cannot be divided among ", o.ranks, " ranks"));
-  if (o.dim <= 0 || o.dim % 128 != 0 || o.topk <= 0 || o.max_rows <= 0)
-    return absl::InvalidArgumentError(
-        absl::StrCat("expert exchange: dim ", o.dim, ", topk ", o.topk, ", rows ", o.max_rows));
-  return absl::OkStatus();
-}
-
-class CudaExpertWindow final : public ExpertWindow {
+class PeerWindow final : public ExpertWindow {
  public:
-  CudaExpertWindow(int device, cudaStream_t stream, const ExpertWindowOptions& options)
-      : stream_(stream),
+  PeerWindow(int device, cudaStream_t stream, const ExpertWindowOptions& options)
+      : device_(device),
+        stream_(stream),
         options_(options),
         layout_(options),
         peer_memory_(MakeCudaPeerMemory(device)) {}
 
-  ~CudaExpertWindow() override {
+  ~PeerWindow() override {
     BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_));
     peers_.clear();
     BALEEN_CUDA_CHECK(cudaFree(window_));
@@ -103,9 +75,8 @@ class CudaExpertWindow final : public ExpertWindow {
     BALEEN_CUDA_CHECK(cudaMemset(counters_, 0, kCounterBytes));
     BALEEN_CUDA_CHECK(cudaDeviceSynchronize());  // before a peer writes there
     BALEEN_ASSIGN_OR_RETURN(const std::string handle, peer_memory_->Export(base(), layout_.bytes));
-    const Exported own = ExportedOf(options_, base());
-    exported_ =
-        absl::StrCat(absl::string_view(reinterpret_cast<const char*>(&own), sizeof(own)), handle);
+    const Place place = {getpid(), reinterpret_cast<uint64_t>(base())};
+    exported_ = absl::StrCat(BytesOf(ShapeOf(options_)), BytesOf(place), handle);
     return absl::OkStatus();
   }
 
@@ -140,29 +111,14 @@ class CudaExpertWindow final : public ExpertWindow {
     LaunchWindowDispatch(CallOf(0, layout_.dispatched),
                          options_.fp8 ? static_cast<const void*>(xq.data) : x.data, xq.scales, ids,
                          stream_);
-    const int rows = x.rows * options_.ranks;
-    Received received = {.ids = reinterpret_cast<const int32_t*>(base() + layout_.ids),
-                         .rows = rows};
-    received.x = {.data = options_.fp8 ? nullptr : base() + layout_.x,
-                  .dtype = options_.activations,
-                  .rows = rows,
-                  .cols = options_.dim,
-                  .stride = options_.dim};
-    if (options_.fp8)
-      received.xq = {reinterpret_cast<uint8_t*>(base() + layout_.x),
-                     reinterpret_cast<float*>(base() + layout_.scales), rows, options_.dim};
-    return received;
+    return layout_.ReceivedAt(base(), options_, x.rows);
   }
 
   Matrix Collect(const Matrix& expert_out) override {
     BALEEN_CHECK(expert_out.cols == options_.dim && expert_out.stride == expert_out.cols);
     BALEEN_CHECK(expert_out.rows == options_.ranks * call_.rows * options_.topk);
     LaunchWindowCollect(CallOf(1, layout_.collected), expert_out.data, stream_);
-    return {.data = base() + layout_.results,
-            .dtype = options_.activations,
-            .rows = call_.rows * options_.topk,
-            .cols = options_.dim,
-            .stride = options_.dim};
+    return layout_.ResultsAt(base(), options_, call_.rows);
   }
 
   absl::Status status() const override {
@@ -195,13 +151,18 @@ class CudaExpertWindow final : public ExpertWindow {
 
   // Where this process finds that rank's window.
   absl::StatusOr<std::byte*> Reach(const std::string& exported, int rank) {
-    Exported peer = {};
-    if (exported.size() < sizeof(peer))
-      return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " has no expert exchange"));
-    std::memcpy(&peer, exported.data(), sizeof(peer));
-    BALEEN_RETURN_IF_ERROR(CheckPeer(ExportedOf(options_, base()), peer, rank));
-    if (peer.process == getpid()) return reinterpret_cast<std::byte*>(peer.base);
-    const auto mapping = peer_memory_->Import(absl::string_view(exported).substr(sizeof(peer)));
+    absl::string_view rest;
+    BALEEN_RETURN_IF_ERROR(CheckWindowPeer(ShapeOf(options_), exported, rank, &rest));
+    Place place = {};
+    if (rest.size() < sizeof(place))
+      return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " does not say where it is"));
+    std::memcpy(&place, rest.data(), sizeof(place));
+    if (place.process == getpid()) {
+      auto* const there = reinterpret_cast<std::byte*>(place.base);
+      BALEEN_RETURN_IF_ERROR(ReachDeviceOf(there, device_));
+      return there;
+    }
+    const auto mapping = peer_memory_->Import(rest.substr(sizeof(place)));
     if (!mapping.ok())
       return absl::Status(
           mapping.status().code(),
@@ -210,6 +171,7 @@ class CudaExpertWindow final : public ExpertWindow {
     return (*mapping)->base;
   }
 
+  const int device_;
   const cudaStream_t stream_;
   const ExpertWindowOptions options_;
   const WindowLayout layout_;
@@ -223,6 +185,58 @@ class CudaExpertWindow final : public ExpertWindow {
 };
 
 }  // namespace
+
+absl::Status CheckWindowOptions(const ExpertWindowOptions& o) {
+  if (o.ranks < 1 || o.ranks > kMaxWindowRanks || o.rank < 0 || o.rank >= o.ranks)
+    return absl::InvalidArgumentError(absl::StrCat("expert exchange: rank ", o.rank, " of ",
+                                                   o.ranks, ", at most ", kMaxWindowRanks,
+                                                   " ranks"));
+  if (o.experts <= 0 || o.experts % o.ranks != 0)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "expert exchange: ", o.experts, " experts cannot be divided among ", o.ranks, " ranks"));
+  if (o.dim <= 0 || o.dim % 128 != 0 || o.topk <= 0 || o.max_rows <= 0)
+    return absl::InvalidArgumentError(
+        absl::StrCat("expert exchange: dim ", o.dim, ", topk ", o.topk, ", rows ", o.max_rows));
+  return absl::OkStatus();
+}
+
+WindowShape ShapeOf(const ExpertWindowOptions& o) {
+  return {.wire = int32_t(o.wire),
+          .rank = o.rank,
+          .ranks = o.ranks,
+          .experts = o.experts,
+          .topk = o.topk,
+          .dim = o.dim,
+          .max_rows = o.max_rows,
+          .activations = int32_t(o.activations),
+          .fp8 = o.fp8,
+          .unused = 0};
+}
+
+absl::Status CheckWindowPeer(const WindowShape& own, absl::string_view exported, int rank,
+                             absl::string_view* rest) {
+  WindowShape peer = {};
+  if (exported.size() < sizeof(peer))
+    return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " has no expert exchange"));
+  std::memcpy(&peer, exported.data(), sizeof(peer));
+  *rest = exported.substr(sizeof(peer));
+  const auto differ = [&](const char* name, int32_t here, int32_t there) {
+    return absl::InvalidArgumentError(absl::StrCat("the expert exchange of rank ", rank, ": ", name,
+                                                   " is ", there, ", of rank ", own.rank, " it is ",
+                                                   here));
+  };
+  if (peer.wire != own.wire) return differ("expert_exchange", own.wire, peer.wire);
+  if (peer.rank != rank) return differ("rank", rank, peer.rank);
+  if (peer.ranks != own.ranks) return differ("ranks", own.ranks, peer.ranks);
+  if (peer.experts != own.experts) return differ("experts", own.experts, peer.experts);
+  if (peer.topk != own.topk) return differ("topk", own.topk, peer.topk);
+  if (peer.dim != own.dim) return differ("dim", own.dim, peer.dim);
+  if (peer.max_rows != own.max_rows)
+    return differ("rows of a step (max_sequences)", own.max_rows, peer.max_rows);
+  if (peer.activations != own.activations || peer.fp8 != own.fp8)
+    return differ("fp8", own.fp8, peer.fp8);
+  return absl::OkStatus();
+}
 
 WindowLayout::WindowLayout(const ExpertWindowOptions& o) {
   size_t at = 0;
@@ -242,13 +256,35 @@ WindowLayout::WindowLayout(const ExpertWindowOptions& o) {
   bytes = at;
 }
 
-size_t ExpertWindowBytes(const ExpertWindowOptions& options) { return WindowLayout(options).bytes; }
+ExpertWindow::Received WindowLayout::ReceivedAt(std::byte* base, const ExpertWindowOptions& o,
+                                                int own_rows) const {
+  const int rows = own_rows * o.ranks;
+  ExpertWindow::Received received = {.ids = reinterpret_cast<const int32_t*>(base + ids),
+                                     .rows = rows};
+  received.x = {.data = o.fp8 ? nullptr : base + x,
+                .dtype = o.activations,
+                .rows = rows,
+                .cols = o.dim,
+                .stride = o.dim};
+  if (o.fp8)
+    received.xq = {reinterpret_cast<uint8_t*>(base + x), reinterpret_cast<float*>(base + scales),
+                   rows, o.dim};
+  return received;
+}
 
-absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(int device, cudaStream_t stream,
-                                                               const ExpertWindowOptions& options) {
-  BALEEN_RETURN_IF_ERROR(Check(options));
+Matrix WindowLayout::ResultsAt(std::byte* base, const ExpertWindowOptions& o, int own_rows) const {
+  return {.data = base + results,
+          .dtype = o.activations,
+          .rows = own_rows * o.topk,
+          .cols = o.dim,
+          .stride = o.dim};
+}
+
+absl::StatusOr<std::unique_ptr<ExpertWindow>> MakePeerWindow(int device, cudaStream_t stream,
+                                                             const ExpertWindowOptions& options) {
+  BALEEN_RETURN_IF_ERROR(CheckWindowOptions(options));
   BALEEN_CUDA_CHECK(cudaSetDevice(device));
-  auto window = std::make_unique<CudaExpertWindow>(device, stream, options);
+  auto window = std::make_unique<PeerWindow>(device, stream, options);
   BALEEN_RETURN_IF_ERROR(window->Allocate());
   return window;
 }

@@ -5,17 +5,41 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/expert_window.h"
 
 namespace baleen::kernels::cuda {
 
 inline constexpr int kMaxWindowRanks = 64;
 
+// What windows of every wire have in common: what must be alike in a group, and where their parts
+// lie.
+
+// InvalidArgument: sizes that cannot be.
+absl::Status CheckWindowOptions(const ExpertWindowOptions& options);
+
+// What must be equal in all windows of a group. What a window exports begins with it, as it lies
+// here.
+struct WindowShape {
+  int32_t wire, rank, ranks, experts, topk, dim, max_rows, activations, fp8, unused;
+};
+WindowShape ShapeOf(const ExpertWindowOptions& options);
+// InvalidArgument unless `exported` is that of rank `rank` of this window's group; what differs is
+// named. What follows the shape is in *rest.
+absl::Status CheckWindowPeer(const WindowShape& own, absl::string_view exported, int rank,
+                             absl::string_view* rest);
+
 // Where the parts of a window lie, the same in all of them.
 struct WindowLayout {
   explicit WindowLayout(const ExpertWindowOptions& options);
 
-  // [ranks] each, a cache line apiece: the newest call that the rank has written its part of.
+  // Views of a window that begins at `base`, in a call of `own_rows` of each rank.
+  ExpertWindow::Received ReceivedAt(std::byte* base, const ExpertWindowOptions& o,
+                                    int own_rows) const;
+  Matrix ResultsAt(std::byte* base, const ExpertWindowOptions& o, int own_rows) const;
+
+  // [ranks] each, a cache line apiece: the newest call that the rank has written its part of. Peer
+  // memory only.
   size_t dispatched, collected;
   size_t ids;      // i32 [ranks * max_rows, topk]
   size_t scales;   // f32 [ranks * max_rows, dim / 128]; fp8 only
@@ -26,7 +50,7 @@ struct WindowLayout {
 
 inline constexpr size_t kFlagBytes = 128;
 
-// What both calls need.
+// What both calls over peer memory need.
 struct WindowCall {
   std::byte* window[kMaxWindowRanks];  // by rank; the own one too
   int rank = 0;
@@ -53,10 +77,9 @@ void LaunchWindowDispatch(const WindowCall& call, const void* x, const float* sc
                           const int32_t* ids, cudaStream_t stream);
 void LaunchWindowCollect(const WindowCall& call, const void* expert_out, cudaStream_t stream);
 
-// Bytes of device memory that MakeExpertWindow takes.
-size_t ExpertWindowBytes(const ExpertWindowOptions& options);
-// On `stream`. ResourceExhausted names the bytes wanted; InvalidArgument sizes that cannot be.
-absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(int device, cudaStream_t stream,
-                                                               const ExpertWindowOptions& options);
+// WindowWire::kPeerMemory, on `stream`. ResourceExhausted names the bytes wanted; InvalidArgument
+// sizes that cannot be.
+absl::StatusOr<std::unique_ptr<ExpertWindow>> MakePeerWindow(int device, cudaStream_t stream,
+                                                             const ExpertWindowOptions& options);
 
 }  // namespace baleen::kernels::cuda

@@ -88,11 +88,64 @@ TEST(PeerExchange, ABrokenMeshIsItsError) {
   });
 }
 
-TEST(PeerExchange, AbortAndStatusAreTheWindows) {
-  PeerExchange exchange(std::make_unique<FakeWindow>("w"));
-  BALEEN_EXPECT_OK(exchange.status());
+TEST(PeerExchange, WhatTheWindowSaysIsWhatCheckSays) {
+  LoopbackRanks ranks(1);
+  RankMesh& mesh = *ranks.rank(0).mesh;
+  auto owned = std::make_unique<FakeWindow>("w");
+  FakeWindow& window = *owned;
+  PeerExchange exchange(std::move(owned));
+  BALEEN_EXPECT_OK(exchange.Check(mesh));
+  window.state = absl::UnavailableError("rank 1 did not come");
+  EXPECT_EQ(exchange.Check(mesh), window.state);
   exchange.Abort();
-  EXPECT_THAT(exchange.status(), StatusIs(absl::StatusCode::kCancelled, HasSubstr("ended")));
+  EXPECT_THAT(exchange.Check(mesh), StatusIs(absl::StatusCode::kCancelled, HasSubstr("ended")));
+  EXPECT_EQ(mesh.rounds(), 0u);
+}
+
+// A window that cannot tell who was missing; rank 1 comes neither to the call nor to the round.
+TEST(PeerExchange, TheRankThatDoesNotComeIsNamed) {
+  const absl::Status late = absl::DeadlineExceededError("a rank did not come within 7 ms");
+  std::vector<std::unique_ptr<PeerExchange>> exchanges(3);
+  LoopbackRanks ranks(3, std::chrono::seconds(1));
+  ranks.Run([&](int rank) {
+    BALEEN_ASSERT_OK(ranks.Connect(rank));
+    auto window = std::make_unique<FakeWindow>("w");
+    window->state = late;
+    exchanges[size_t(rank)] = std::make_unique<PeerExchange>(std::move(window));
+    if (rank == 1) return;
+    const absl::Status named = exchanges[size_t(rank)]->Check(*ranks.rank(rank).mesh);
+    EXPECT_THAT(named, StatusIs(absl::StatusCode::kUnavailable,
+                                HasSubstr("within 7 ms: decode rank 1 did not answer")));
+  });
+}
+
+TEST(PeerExchange, ARankThatDoesNotConnectIsNamed) {
+  std::vector<std::unique_ptr<PeerExchange>> exchanges(2);
+  LoopbackRanks ranks(2, std::chrono::seconds(1));
+  ranks.Run([&](int rank) {
+    BALEEN_ASSERT_OK(ranks.Connect(rank));
+    auto window = std::make_unique<FakeWindow>("w");
+    if (rank == 0) window->connect_status = absl::DeadlineExceededError("not connected");
+    exchanges[size_t(rank)] = std::make_unique<PeerExchange>(std::move(window));
+    const absl::Status connected = exchanges[size_t(rank)]->Connect(*ranks.rank(rank).mesh);
+    if (rank == 1) return;
+    EXPECT_THAT(connected, StatusIs(absl::StatusCode::kUnavailable,
+                                    HasSubstr("not connected: decode rank 1 did not answer")));
+  });
+}
+
+// Late, but not lost.
+TEST(PeerExchange, RanksThatAreAllBackAreSaidToBe) {
+  std::vector<std::unique_ptr<PeerExchange>> exchanges(2);
+  LoopbackRanks ranks(2);
+  ranks.Run([&](int rank) {
+    BALEEN_ASSERT_OK(ranks.Connect(rank));
+    auto window = std::make_unique<FakeWindow>("w");
+    window->state = absl::DeadlineExceededError("late");
+    exchanges[size_t(rank)] = std::make_unique<PeerExchange>(std::move(window));
+    EXPECT_THAT(exchanges[size_t(rank)]->Check(*ranks.rank(rank).mesh),
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("late: all ranks are there")));
+  });
 }
 
 }  // namespace

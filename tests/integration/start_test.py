@@ -71,6 +71,7 @@ class Start(unittest.TestCase):
                 self.fails(binary, self.worker(device="tpu"), "device")
                 self.fails(binary, self.worker(transport="pigeon"), "pigeon")
         self.fails("baleen_prefill", self.worker(size=50, grpc_port=1), "50")
+        self.fails("baleen_decode", self.worker() + ' expert_exchange: "mail"', "expert_exchange")
 
     def test_arguments(self):
         for binary in ("baleen_router", "baleen_prefill", "baleen_decode"):
