@@ -4,6 +4,7 @@
 
 #include <tuple>
 
+#include "kernels/cuda/expert_window.h"
 #include "kernels/cuda/window_rank.h"
 
 namespace baleen::kernels {
@@ -146,13 +147,13 @@ TEST_F(ExpertWindowFaults, RanksThatDifferAreRefusedByName) {
 // As between GPUs without peer access: a window said to be another process's, which this one's
 // handles cannot be opened for.
 TEST_F(ExpertWindowFaults, AWindowThatCannotBeMappedNamesItsRank) {
-  ExpertWindowOptions options = Options(2, 256, true);
-  Rank first(options);
+  ExpertWindowOptions options = WindowOptions(2, 256, true);
+  WindowRank first(options);
   options.rank = 1;
-  Rank second(options);
+  WindowRank second(options);
   std::string elsewhere = second.window->exported();
   const int64_t process = 1;
-  std::memcpy(elsewhere.data() + 8 * sizeof(int32_t), &process, sizeof(process));
+  std::memcpy(elsewhere.data() + sizeof(cuda::WindowShape), &process, sizeof(process));
   EXPECT_THAT(first.window->Connect(std::vector{first.window->exported(), elsewhere}),
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        HasSubstr("the expert exchange of rank 1: cuda: mapping a peer's memory")));
