@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -29,6 +28,7 @@
 #include "model/checkpoint/loader.h"
 #include "model/checkpoint/random_tensors.h"
 #include "model/config.h"
+#include "model/host_array.h"
 #include "tools/arguments.h"
 
 namespace baleen {
@@ -70,14 +70,14 @@ void DropFromPageCache(const std::string& folder) {
 // Seconds for `bytes` bytes.
 double PlainCopy(Backend& backend, size_t bytes) {
   const model::DeviceBlock block(backend, bytes);
-  const auto pinned = backend.MakeStagingBuffer(kPinnedBytes);
-  BALEEN_CHECK_MSG(block.data() != nullptr && pinned != nullptr, "no memory for the plain copy");
-  std::memset(pinned->data(), 0x5A, kPinnedBytes);
+  model::HostArray<std::byte> pinned(backend, kPinnedBytes);
+  BALEEN_CHECK_MSG(block.data() != nullptr, "no memory for the plain copy");
+  pinned.Assign(kPinnedBytes, std::byte{0x5A});
   std::vector<double> seconds;
   for (int round = 0; round < kRounds; ++round) {
     seconds.push_back(SecondsOf([&] {
       for (size_t at = 0; at < bytes; at += kPinnedBytes)
-        pinned->CopyTo(block.data() + at, 0, std::min(kPinnedBytes, bytes - at));
+        backend.CopyIn(block.data() + at, pinned.data(), std::min(kPinnedBytes, bytes - at));
       backend.Synchronize();
     }));
   }

@@ -79,9 +79,6 @@ class FloorBackend final : public kernels::Backend {
   void CopyWithin(void* dst, const void* src, size_t bytes) override {
     inner_.CopyWithin(dst, src, bytes);
   }
-  std::unique_ptr<StagingBuffer> MakeStagingBuffer(size_t bytes) override {
-    return inner_.MakeStagingBuffer(bytes);
-  }
   bool can_record() const override { return inner_.can_record(); }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override {
     return inner_.Record(issue);

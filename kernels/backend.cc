@@ -1,22 +1,10 @@
 #include "kernels/backend.h"
 
-#include <cstdlib>
-
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace baleen::kernels {
-
-namespace {
-constexpr size_t kHostAlignment = 64;
-}
-
-void* Backend::AllocateHost(size_t bytes) {
-  return std::aligned_alloc(kHostAlignment, (bytes / kHostAlignment + 1) * kHostAlignment);
-}
-
-void Backend::FreeHost(void* p) { std::free(p); }
 
 std::unique_ptr<Backend> MakeCpuBackend(int threads) {
   return std::make_unique<cpu::CpuBackend>(threads);

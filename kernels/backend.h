@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdlib>
 #include <memory>
 
 #include "absl/functional/function_ref.h"
@@ -76,21 +77,6 @@ class Backend {
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;    // async
   virtual void CopyWithin(void* dst, const void* src, size_t bytes) = 0;  // async, no overlap
 
-  // Host memory that the device reads by itself: while it copies out of one of these, the caller
-  // fills another. Start-up only.
-  class StagingBuffer {
-   public:
-    virtual ~StagingBuffer() = default;  // waits
-    virtual std::byte* data() = 0;
-    // [data() + from, data() + from + bytes) to dst: async, in order with the copies above.
-    virtual void CopyTo(void* dst, size_t from, size_t bytes) = 0;
-    // Blocks until every CopyTo of this buffer has finished: it may be written again.
-    virtual void Wait() = 0;
-  };
-  // nullptr when the host has too little memory, and where host_memory(): there the caller writes
-  // the backend's memory itself.
-  virtual std::unique_ptr<StagingBuffer> MakeStagingBuffer(size_t /*bytes*/) { return nullptr; }
-
   // The ops that `issue` calls, with these very operands, to be issued again any number of times
   // for the cost of one. Nothing is computed meanwhile; each op must have run once before. Start-up
   // only, and only where can_record().
@@ -112,8 +98,8 @@ class Backend {
 
   // Host memory from and to which copies are asynchronous (from other host memory they may wait for
   // what was issued before); 64-byte aligned. Start-up only; nullptr when exhausted.
-  virtual void* AllocateHost(size_t bytes);
-  virtual void FreeHost(void* p);
+  virtual void* AllocateHost(size_t bytes) { return std::aligned_alloc(64, (bytes / 64 + 1) * 64); }
+  virtual void FreeHost(void* p) { std::free(p); }  // once no copy of it is under way
 
   // Pins host memory that begins at a page of the system's and shares none with other pinned
   // memory: copies of it are faster and return at once. False: it could not be, and copies work as

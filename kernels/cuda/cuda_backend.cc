@@ -88,31 +88,6 @@ class GraphRecording final : public Backend::Recording {
   const cudaStream_t stream_;
 };
 
-// Pinned memory, which it takes; `copied_` follows its newest copy.
-class PinnedBuffer final : public Backend::StagingBuffer {
- public:
-  PinnedBuffer(void* memory, cudaStream_t stream)
-      : memory_(static_cast<std::byte*>(memory)), stream_(stream) {
-    BALEEN_CUDA_CHECK(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming));
-  }
-  ~PinnedBuffer() override {
-    Wait();
-    BALEEN_CUDA_CHECK(cudaEventDestroy(copied_));
-    BALEEN_CUDA_CHECK(cudaFreeHost(memory_));
-  }
-  std::byte* data() override { return memory_; }
-  void CopyTo(void* dst, size_t from, size_t bytes) override {
-    BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, memory_ + from, bytes, cudaMemcpyHostToDevice, stream_));
-    BALEEN_CUDA_CHECK(cudaEventRecord(copied_, stream_));
-  }
-  void Wait() override { BALEEN_CUDA_CHECK(cudaEventSynchronize(copied_)); }
-
- private:
-  std::byte* const memory_;
-  const cudaStream_t stream_;
-  cudaEvent_t copied_ = nullptr;
-};
-
 }  // namespace
 
 CudaBackend::CudaBackend(int device, cudaStream_t stream) : device_(device), stream_(stream) {
@@ -202,13 +177,6 @@ void CudaBackend::CopyWithin(void* dst, const void* src, size_t bytes) {
   BALEEN_CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream_));
 }
 
-std::unique_ptr<Backend::StagingBuffer> CudaBackend::MakeStagingBuffer(size_t bytes) {
-  BALEEN_CUDA_CHECK(cudaSetDevice(device_));
-  void* p = nullptr;
-  if (!Allocated(cudaHostAlloc(&p, bytes, cudaHostAllocDefault))) return nullptr;
-  return std::make_unique<PinnedBuffer>(p, stream_);
-}
-
 std::unique_ptr<Backend::Recording> CudaBackend::Record(absl::FunctionRef<void()> issue) {
   cudaGraph_t graph = nullptr;
   BALEEN_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
@@ -264,13 +232,8 @@ void CudaBackend::WaitFor(uint64_t mark) {
 void* CudaBackend::AllocateHost(size_t bytes) {
   BALEEN_CUDA_CHECK(cudaSetDevice(device_));
   void* p = nullptr;
-  const cudaError_t error = cudaMallocHost(&p, std::max<size_t>(bytes, 1));
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  BALEEN_CUDA_CHECK(error);
-  return p;
+  const bool allocated = Allocated(cudaMallocHost(&p, std::max<size_t>(bytes, 1)));
+  return allocated ? p : nullptr;
 }
 
 void CudaBackend::FreeHost(void* p) { BALEEN_CUDA_CHECK(cudaFreeHost(p)); }

@@ -51,7 +51,6 @@ class CudaBackend final : public Backend {
   void CopyIn(void* dst, const void* host, size_t bytes) override;
   void CopyOut(void* host, const void* src, size_t bytes) override;
   void CopyWithin(void* dst, const void* src, size_t bytes) override;
-  std::unique_ptr<StagingBuffer> MakeStagingBuffer(size_t bytes) override;
   bool can_record() const override { return true; }
   std::unique_ptr<Recording> Record(absl::FunctionRef<void()> issue) override;
   void Synchronize() override;

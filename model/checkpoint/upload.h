@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -23,6 +24,7 @@ class Upload {
 
   // `backend` must outlive the result. ResourceExhausted names the bytes of host memory wanted.
   static absl::StatusOr<std::unique_ptr<Upload>> Create(kernels::Backend& backend);
+  ~Upload();  // waits
 
   // `write` is called once, with room for `bytes` (at most kPartBytes), and fills all of it; they
   // go to `to`, in the backend's memory. Room is `to` itself or 64-byte aligned.
@@ -34,10 +36,14 @@ class Upload {
  private:
   explicit Upload(kernels::Backend& backend) : backend_(backend) {}
 
+  struct Buffer {
+    std::byte* data = nullptr;  // of Backend::AllocateHost
+    uint64_t copied = 0;        // the backend's mark behind its copies; 0: there are none
+  };
   kernels::Backend& backend_;
-  std::vector<std::unique_ptr<kernels::Backend::StagingBuffer>> buffers_;  // none: host memory
-  size_t current_ = 0;                                                     // of buffers_
-  size_t filled_ = 0;                                                      // bytes of it
+  std::vector<Buffer> buffers_;  // none: host memory
+  size_t current_ = 0;           // of buffers_
+  size_t filled_ = 0;            // bytes of it
 };
 
 }  // namespace baleen::model

@@ -43,6 +43,14 @@ if DEVICE != "cpu":
     GOLDEN = {name: greedy_alone(golden) for name, golden in GOLDEN.items()}
 
 
+def wait_until(seconds, condition, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise AssertionError(what)
+        time.sleep(0.05)  # between two questions to the cluster
+
+
 class Cluster:
     def __init__(self, stages=2, ranks=2, drafts=1, chunk=8192, prefill_groups=1, decode_groups=1, transport="",
                  model=MODEL, pages=None, step_timeout_ms=None, overlap=None, binaries=None):

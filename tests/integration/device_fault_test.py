@@ -12,7 +12,7 @@ import tempfile
 import time
 import unittest
 
-from cluster import DEVICE, MODEL, SLOWDOWN, Cluster
+from cluster import DEVICE, MODEL, SLOWDOWN, Cluster, wait_until
 from kill_test import PROMPT, Load
 from start_test import free_port
 
@@ -93,7 +93,7 @@ class StickyError(unittest.TestCase):
                 broken = time.monotonic() - load.start
                 when = cluster.dir / f"{victim}.textproto.break"
                 when.touch()
-                self.wait(10 * SLOWDOWN, lambda: not cluster.alive(victim), f"{victim} lives on")
+                wait_until(10 * SLOWDOWN, lambda: not cluster.alive(victim), f"{victim} lives on")
                 log = (cluster.dir / f"{victim}.log").read_text()
                 self.assertEqual(len(re.findall(r"CUDA error 700 .*illegal memory access", log)), 1, log[-2000:])
                 load.wait_for_answers(8)  # the other group carries on
@@ -108,12 +108,6 @@ class StickyError(unittest.TestCase):
                     self.assertLess(begun + took - max(begun, broken), 15 * SLOWDOWN, f"error came late: {error}")
             self.assertTrue(cluster.complete(prompt=PROMPT, max_tokens=5))
             cluster.wait_quiet()
-
-    def wait(self, seconds, condition, what):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.05)  # between two looks at the process
 
     def test_a_decode_rank(self):
         self.check("decode-0-1", "decode-0", ranks=2, decode_groups=2)

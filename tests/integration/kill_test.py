@@ -8,7 +8,7 @@ import threading
 import time
 import unittest
 
-from cluster import SLOWDOWN, Cluster, StreamError
+from cluster import SLOWDOWN, Cluster, StreamError, wait_until
 
 PROMPT = "It was a cold morning, and the old house stood "
 
@@ -112,13 +112,13 @@ class Stop(unittest.TestCase):
                     load.wait_for_answers(8)
                     stopped = time.monotonic()
                     cluster.signal(victim, signal.SIGSTOP)
-                    self.wait(20, lambda: self.state(cluster, group) not in ("ready", "suspect"), f"{group} is trusted")
+                    wait_until(20, lambda: self.state(cluster, group) not in ("ready", "suspect"), f"{group} is trusted")
                     load.wait_for_answers(8)
                     # What ran there ends, though the stopped process closes nothing.
-                    self.wait(15, lambda: min(load.begun) > stopped, f"a request hangs on {victim}")
+                    wait_until(15, lambda: min(load.begun) > stopped, f"a request hangs on {victim}")
                     cluster.signal(victim, signal.SIGCONT)
                     cluster.restart(group)
-                    self.wait(20, lambda: self.state(cluster, group) == "ready", f"{group} is not back")
+                    wait_until(20, lambda: self.state(cluster, group) == "ready", f"{group} is not back")
                 load.wait_for_answers(8)
             right = {}
             for begun, took, kind, text, error in load.outcomes:
@@ -129,12 +129,6 @@ class Stop(unittest.TestCase):
 
     def state(self, cluster, group):
         return next((g["state"] for g in cluster.get("/workers")["workers"] if g["group"] == group), None)
-
-    def wait(self, seconds, condition, what):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.05)  # between two questions to the cluster
 
 
 class Hang(unittest.TestCase):
@@ -160,19 +154,13 @@ class Hang(unittest.TestCase):
                 load.wait_for_answers(2)
                 hung = time.monotonic()
                 self.hang_step(cluster, victim)
-                self.wait(15 * SLOWDOWN, lambda: not cluster.alive(leader), f"{leader} lives on")
-                self.wait(15, lambda: min(load.begun) > hung, "a request hangs")
+                wait_until(15 * SLOWDOWN, lambda: not cluster.alive(leader), f"{leader} lives on")
+                wait_until(15, lambda: min(load.begun) > hung, "a request hangs")
                 log = (cluster.dir / f"{leader}.log").read_text()
                 self.assertRegex(log, cause)
                 cluster.restart(group)
                 load.wait_for_answers(2)
             cluster.wait_quiet()
-
-    def wait(self, seconds, condition, what):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.05)  # between two questions to the cluster
 
     def test_a_prefill_stage(self):
         self.check("prefill-0", "prefill-0-1", "prefill-0-0", "a batch has not come back within worker.step_timeout_ms",

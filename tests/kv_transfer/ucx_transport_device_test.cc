@@ -14,12 +14,14 @@
 #include "gmock/gmock.h"
 #include "kv_transfer/link_table.h"
 #include "kv_transfer/ucx/ucx_transport.h"
+#include "testing/eventually.h"
 #include "testing/host_peer_memory.h"
 #include "testing/status_matchers.h"
 
 namespace baleen::kv_transfer {
 namespace {
 
+using ::baleen::testing::Eventually;
 using ::baleen::testing::HostPeerMemory;
 using ::baleen::testing::IsOk;
 using ::baleen::testing::StatusIs;
@@ -28,16 +30,6 @@ using std::chrono::seconds;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using Kind = PeerMemory::Kind;
-
-template <typename Condition>
-bool Eventually(Condition condition, Duration limit = seconds(20)) {
-  const TimePoint deadline = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(milliseconds(1));
-  }
-  return true;
-}
 
 std::unique_ptr<Transport> Make(HostPeerMemory* device, DeviceWays ways,
                                 const std::string& transports = "shm") {

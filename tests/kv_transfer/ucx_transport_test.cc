@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/mutex.h"
 #include "kv_transfer/kv_receiver.h"
+#include "testing/eventually.h"
 #include "testing/status_matchers.h"
 #include "tests/kv_transfer/page_pattern.h"
 #include "tests/kv_transfer/peer_process.h"
@@ -24,6 +25,7 @@ extern "C" const char* __lsan_default_suppressions() { return "leak:libuct.so"; 
 namespace baleen::kv_transfer::testing {
 namespace {
 
+using ::baleen::testing::Eventually;
 using ::baleen::testing::IsOk;
 using ::baleen::testing::StatusIs;
 using std::chrono::milliseconds;
@@ -33,17 +35,6 @@ using ::testing::HasSubstr;
 
 constexpr int kPages = 64;
 constexpr size_t kPageBytes = 100'000;
-
-// Waits until `condition` holds.
-template <typename Condition>
-bool Eventually(Condition condition, Duration limit = seconds(20)) {
-  const TimePoint deadline = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(milliseconds(1));
-  }
-  return true;
-}
 
 size_t CountDescriptors() {
   size_t count = 0;

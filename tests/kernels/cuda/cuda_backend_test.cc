@@ -18,22 +18,23 @@ TEST_F(CudaBackendTest, NamesADeviceThatIsNotThere) {
       << refused.status().ToString();
 }
 
-TEST_F(CudaBackendTest, AStagingBufferMayBeWrittenOnceItHasBeenWaitedFor) {
+TEST_F(CudaBackendTest, HostMemoryMayBeWrittenOnceItsCopiesHaveBeenWaitedFor) {
   constexpr size_t kBytes = size_t{8} << 20, kHalf = kBytes / 2;
   auto* device = Poisoned<char>(2 * kBytes);
-  const auto buffer = gpu_->MakeStagingBuffer(kBytes);
-  ASSERT_NE(buffer.get(), nullptr);
-  buffer->Wait();  // for nothing
+  auto* const host = static_cast<char*>(gpu_->AllocateHost(kBytes));
+  ASSERT_NE(host, nullptr);
+  gpu_->WaitFor(gpu_->Mark());  // for nothing
   for (int round = 0; round < 2; ++round) {
-    std::memset(buffer->data(), 1 + round, kBytes);
-    buffer->CopyTo(device + round * kBytes, 0, kHalf);
-    buffer->CopyTo(device + round * kBytes + kHalf, kHalf, kHalf);
-    buffer->Wait();
+    std::memset(host, 1 + round, kBytes);
+    gpu_->CopyIn(device + round * kBytes, host, kHalf);
+    gpu_->CopyIn(device + round * kBytes + kHalf, host + kHalf, kHalf);
+    gpu_->WaitFor(gpu_->Mark());
   }
-  std::memset(buffer->data(), 9, kBytes);
+  std::memset(host, 9, kBytes);
   std::vector<char> want(kBytes, 1);
   want.resize(2 * kBytes, 2);
   EXPECT_EQ(Download(device, 2 * kBytes), want);
+  gpu_->FreeHost(host);
 }
 
 // What a bad kernel leaves behind: every call of this process fails from there on. The child has
