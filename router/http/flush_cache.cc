@@ -30,7 +30,8 @@ absl::Status Unflushed(absl::StatusCode code, absl::string_view name, absl::stri
 
 absl::StatusOr<Flushes> Send(RouterContext& context, const std::string& name) {
   Flushes flushes;
-  for (const GroupView& g : context.directory.View()->prefill) {
+  const auto view = context.directory.View();  // a report on the way may replace the directory's
+  for (const GroupView& g : view->prefill) {
     if (!name.empty() && g.identity->name != name) continue;
     const auto number = context.commander.FlushCache(g.id);
     if (!number) return Unflushed(absl::StatusCode::kUnavailable, g.identity->name, "is gone");

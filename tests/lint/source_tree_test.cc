@@ -123,6 +123,16 @@ TEST(SourceTree, GeneratedMessagesStayOutOfHeaders) {
   }
 }
 
+// `for (x : Snapshot()->list)` walks memory that nothing owns: until C++23 the shared_ptr that
+// Snapshot() returned dies before the first round.
+TEST(SourceTree, LoopsOwnWhatTheyWalk) {
+  static const std::regex kLoop("(for \\([^;{}()]* : [^;{}()]*\\([^()]*\\)->)");
+  ASSERT_TRUE(std::regex_search("for (const A& a : b.View()->list) {", kLoop));
+  for (const std::string& file : AllSources())
+    for (const std::string& loop : Matches(Read(file), kLoop))
+      ADD_FAILURE() << file << " walks what a temporary pointer holds: " << loop;
+}
+
 TEST(SourceTree, EveryModuleSaysWhatItIs) {
   for (const auto& [module, allowed] : kAllowed) {
     std::ifstream readme(kRoot / module / "README.md");
