@@ -140,7 +140,7 @@ class LinkTable {
   void Flush(LinkId link, Done done);
 
   // Ends the link at once, as broken with `reason`; the peer is told if it can hear. What was sent
-  // and not delivered is lost.
+  // and not delivered is lost; of a link that was not up yet the peer may learn after a lease only.
   void Close(LinkId link, const absl::Status& reason);
 
   // No write of the peer over this link can touch our memory any more: the link is fenced and

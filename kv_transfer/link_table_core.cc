@@ -159,6 +159,7 @@ void LinkTable::Core::OnHello(const Hello& hello) {
 }
 
 void LinkTable::Core::Accept(Link& link, const Hello& hello) {
+  transport_.Bind(link.endpoint);
   link.peer_token = hello.token;
   link.hello = hello;
   link.heard = transport_.clock().Now();

@@ -118,6 +118,7 @@ class LoopbackTransport final : public Transport {
     return id;
   }
 
+  void Bind(EndpointId) override {}  // the hub knows both ends
   void Close(EndpointId endpoint, Task closed_task) override {
     MutexLock lock(hub_.mu_);
     auto it = agent_.endpoints.find(endpoint.value);

@@ -85,6 +85,10 @@ class Transport {
   // The failure observer is not called. `closed` comes once nothing of it is left here (see Fence).
   // Unknown endpoints are closed already.
   virtual void Close(EndpointId endpoint, Task closed) = 0;
+  // Called while a message is delivered: that came from the other end of `endpoint`, and only that
+  // end's puts are carried out, until Close. Nobody said so: it is the first end of the peer's that
+  // puts after Open.
+  virtual void Bind(EndpointId endpoint) = 0;
   virtual absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) = 0;
 
   // Agrees with the peer on the way that bytes of our kDevice regions take over this endpoint; at

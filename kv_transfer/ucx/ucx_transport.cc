@@ -47,6 +47,7 @@ class UcxTransport final : public Transport {
 
   absl::StatusOr<EndpointId> Open(absl::string_view address) override;
   void Close(EndpointId endpoint, Task closed) override;
+  void Bind(EndpointId endpoint) override;
   absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) override;
   void AgreeOnDeviceWay(EndpointId endpoint, Done done) override;
   std::string DeviceWayName(EndpointId endpoint) override;
@@ -91,7 +92,7 @@ class UcxTransport final : public Transport {
   void OnHandleClosed(EndpointId id);
   void FinishClose(EndpointId id);
 
-  bool Bind(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream);
+  bool BindFirst(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream);
   void Answer(uint64_t process, unsigned message, Bytes header, const std::string& text);
   void FinishCloses();
   absl::Status Handle(unsigned message, ucp_am_recv_callback_t callback);
@@ -132,7 +133,7 @@ UcxTransport::UcxTransport(UcpContext context, UcpWorker worker, int event_fd,
                },
            .bind =
                [this](uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
-                 return Bind(process, stream);
+                 return BindFirst(process, stream);
                },
            .answer =
                [this](uint64_t process, unsigned message, Bytes header, const std::string& text) {
@@ -267,11 +268,14 @@ absl::StatusOr<EndpointId> UcxTransport::Open(absl::string_view address) {
   const EndpointId id = endpoint->id;
   by_process_[peer.number] = id;
   endpoints_[id.value] = std::move(endpoint);
-  inbox_.BindDelivering(peer.number);  // opened in answer to it
   return id;
 }
 
-bool UcxTransport::Bind(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
+void UcxTransport::Bind(EndpointId id) {
+  if (Endpoint* endpoint = Find(id)) inbox_.BindDelivering(endpoint->process, &endpoint->stream);
+}
+
+bool UcxTransport::BindFirst(uint64_t process, const std::shared_ptr<UcxInbox::Stream>& stream) {
   const auto open = by_process_.find(process);
   if (open == by_process_.end()) return false;
   Endpoint& endpoint = *endpoints_.at(open->second.value);

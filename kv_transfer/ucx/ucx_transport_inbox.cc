@@ -92,8 +92,15 @@ bool UcxInbox::Bind(const std::shared_ptr<Stream>& stream) {
   return stream->bound;
 }
 
-void UcxInbox::BindDelivering(uint64_t process) {
-  if (delivering_ != nullptr && delivering_->process == process) Bind(delivering_);
+void UcxInbox::BindDelivering(uint64_t process, std::shared_ptr<Stream>* bound) {
+  const std::shared_ptr<Stream>& stream = delivering_;
+  if (stream == nullptr || stream->process != process || stream->bound || stream->fenced) return;
+  if (Stream* former = bound->get()) {
+    if (former->endpoint > stream->endpoint || former->puts_arriving > 0) return;
+    Fence(*former);
+  }
+  stream->bound = true;
+  *bound = stream;
 }
 
 void UcxInbox::Fence(Stream& stream) {
@@ -143,7 +150,6 @@ void UcxInbox::DeliverReady(const std::shared_ptr<Stream>& stream) {
 
 void UcxInbox::Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& message) {
   if (stream->fenced) return;
-  Bind(stream);
   delivering_ = stream;
   callbacks_.deliver(message.header, std::move(message.payload));
   delivering_ = nullptr;

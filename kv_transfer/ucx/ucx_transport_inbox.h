@@ -54,7 +54,7 @@ class UcxInbox {
   struct Callbacks {
     std::function<void(std::span<const std::byte> header, Buffer payload)> deliver;
     // Binds the stream to our open endpoint to its process, unless there is none or it has a stream
-    // already. Called before a stream's messages are delivered and its puts are carried out.
+    // already. Called before a stream's puts are carried out.
     std::function<bool(uint64_t process, const std::shared_ptr<Stream>& stream)> bind;
     // One of ours to that process, with a payload of `text`.
     std::function<void(uint64_t process, unsigned message, Bytes header, const std::string& text)>
@@ -81,9 +81,10 @@ class UcxInbox {
   void RemoveRegion(uint64_t region) { regions_.erase(region); }
   bool HasRegion(uint64_t region) const { return regions_.count(region) > 0; }
 
-  // An endpoint to `process` was opened. If that happened while a message of an unbound stream from
-  // there is being delivered, the endpoint is the answer to it: binds it.
-  void BindDelivering(uint64_t process);
+  // Binds the stream whose message is being delivered in the place of `bound`, an older one of
+  // `process` that the peer gave up, or none. Not while that one's puts are arriving: what waits
+  // for `bound` to end must wait for them.
+  void BindDelivering(uint64_t process, std::shared_ptr<Stream>* bound);
 
   // Drops all that comes later from that stream and from older ones of its process. Fetches under
   // way go on: nothing more is written once puts_arriving is 0.

@@ -461,6 +461,7 @@ TEST_P(UcxPair, TheOldConnectionsCloseLeavesThePeersNewOneAlone) {
       b_->SetReceiver([&](std::span<const std::byte>, Buffer) {  // as LinkTable on a new Hello
         b_->Close(back_, [&] { closed.set_value(); });
         back_ = *b_->Open(a_->LocalAddress());
+        b_->Bind(back_);
         answered.set_value();
       });
     });
@@ -477,6 +478,31 @@ TEST_P(UcxPair, TheOldConnectionsCloseLeavesThePeersNewOneAlone) {
     EXPECT_EQ(Byte(99'999), std::byte(life));
   }
   RunOn(*b_, [&] { b_->SetReceiver([](std::span<const std::byte>, Buffer) {}); });
+}
+
+// We opened an end of our own, and a message of one that the peer gave up comes in before that of
+// the one it stands by: the puts of the latter count.
+TEST_P(UcxPair, TheEndThatIsBoundCountsAndNotTheFirstOneHeard) {
+  std::promise<void> heard_old, heard_new;
+  RunOn(*b_, [&] {
+    b_->SetReceiver([&](std::span<const std::byte> header, Buffer) {
+      if (header.empty()) return heard_old.set_value();
+      b_->Bind(back_);
+      heard_new.set_value();
+    });
+  });
+  RunOn(*a_, [&] { a_->Send(there_, {}, {}, [](const absl::Status&) {}); });
+  ASSERT_EQ(heard_old.get_future().wait_for(seconds(5)), std::future_status::ready);
+  RunOn(*a_, [&] {
+    a_->Close(there_, [] {});
+    there_ = *a_->Open(b_->LocalAddress());
+    imported_ = *a_->ImportKey(there_, key_);
+    const std::byte header[] = {std::byte{1}};
+    a_->Send(there_, header, {}, [](const absl::Status&) {});
+  });
+  ASSERT_EQ(heard_new.get_future().wait_for(seconds(5)), std::future_status::ready);
+  BALEEN_EXPECT_OK(PutAndFlush(std::byte{3}, At(0), 100'000));
+  EXPECT_EQ(Byte(99'999), std::byte{3});
 }
 
 // More than the wire's queue holds, with no timer and no answer to wake anybody.
