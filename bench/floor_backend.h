@@ -89,6 +89,7 @@ class FloorBackend final : public kernels::Backend {
   void* AllocateHost(size_t bytes) override { return inner_.AllocateHost(bytes); }
   void FreeHost(void* p) override { inner_.FreeHost(p); }
   kernels::WeightStorage weight_storage() const override { return inner_.weight_storage(); }
+  void MakeCurrent() override { inner_.MakeCurrent(); }
   bool host_memory() const override { return inner_.host_memory(); }
   const char* name() const override { return inner_.name(); }
 

@@ -1,5 +1,6 @@
 #include "decode_worker/exchange_choice.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace baleen::decode_worker {
@@ -22,7 +23,7 @@ absl::Status CheckExchange(absl::string_view wanted, absl::string_view device,
   if (wanted != "peer_memory" && wanted != "nccl")
     return absl::InvalidArgumentError(absl::StrCat(
         "expert_exchange: \"", wanted, "\" is none of \"peer_memory\", \"nccl\" and \"host\""));
-  if (device != "cuda")
+  if (!absl::StartsWith(device, "cuda"))
     return absl::InvalidArgumentError(
         absl::StrCat("expert_exchange: \"", wanted, "\" needs worker.device \"cuda\""));
   if (wanted == "peer_memory" && peer_memory == "host")

@@ -18,8 +18,9 @@
 #   --peer-memory M       how pages go from GPU to GPU: cuda_ipc, ucx, host, or what each link finds ("")
 #   --expert-exchange E   peer_memory, nccl, host: between decode ranks (DecodeConfig.expert_exchange)
 #   --step-timeout MS     a step that takes longer hangs (worker.step_timeout_ms)
-#   --memory-fraction F   of the device's memory for each worker (cuda: 0.9 shared among all of them, which
-#                         are on one GPU; run nvidia-cuda-mps-control -d first, or they take turns of milliseconds)
+#   --gpus N              workers take the first N visible GPUs in turn (1); where several share one, run
+#                         nvidia-cuda-mps-control -d first, or they take turns of milliseconds
+#   --memory-fraction F   of its GPU's memory for each worker (0.9 shared among those of a GPU)
 #   --dir RUN_DIR         configurations, logs, pids (run)     --bin DIR            binaries (build/*/bin)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -30,7 +31,7 @@ command=${1:-}
 [ $# -gt 0 ] && shift
 model=$root/models/tiny-dsv32 device=cpu numerics= dir=$root/run bin=
 prefill_stages=2 prefill_groups=1 decode_ranks=2 decode_groups=1 mtp=1
-http_port=8000 grpc_port=0 chunk=8192 pages= transport= peer_memory= memory_fraction= step_timeout= overlap= expert_exchange= name=
+http_port=8000 grpc_port=0 chunk=8192 gpus=1 next_gpu=0 pages= transport= peer_memory= memory_fraction= step_timeout= overlap= expert_exchange= name=
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || die "$1 needs a value"
   case $1 in
@@ -41,6 +42,7 @@ while [ $# -gt 0 ]; do
     --http-port) http_port=$2 ;; --grpc-port) grpc_port=$2 ;;
     --chunk) chunk=$2 ;; --pages) pages=$2 ;; --transport) transport=$2 ;;
     --peer-memory) peer_memory=$2 ;; --overlap) overlap=$2 ;;
+    --gpus) gpus=$2 ;;
     --memory-fraction) memory_fraction=$2 ;; --step-timeout) step_timeout=$2 ;; --name) name=$2 ;;
     --expert-exchange) expert_exchange=$2 ;;
     --dir) mkdir -p "$2"; dir=$(realpath "$2") ;; --bin) bin=$(realpath "$2") ;;
@@ -72,7 +74,7 @@ find_binaries() {
 # launch NAME BINARY: the configuration is $dir/NAME.textproto. On a GPU with the UCX that knows CUDA, if it is there.
 launch() {
   local libraries=${LD_LIBRARY_PATH:-}
-  if [ -d "$root/.deps/ucx/lib" ] && grep -q 'device: "cuda"' "$dir/$1.textproto"; then
+  if [ -d "$root/.deps/ucx/lib" ] && grep -q 'device: "cuda' "$dir/$1.textproto"; then
     libraries=$root/.deps/ucx/lib${libraries:+:$libraries}
   fi
   LD_LIBRARY_PATH=$libraries setsid "$bin/$2" "$dir/$1.textproto" >>"$dir/$1.log" 2>&1 </dev/null &
@@ -82,13 +84,20 @@ launch() {
 alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
 processes() { (cd "$dir" && ls -- *.pid 2>/dev/null | sed 's/\.pid$//') || true; }
 
+# The GPU whose turn it is.
+next_device() {
+  [ "$device" = cuda ] || { worker_device=$device; return; }
+  worker_device=cuda:$next_gpu
+  next_gpu=$(((next_gpu + 1) % gpus))
+}
+
 # worker_config GROUP INDEX SIZE LEADER GRPC_PORT
 worker_config() {
   echo "worker {"
   echo "  model: \"$model\" group: \"$1\" index: $2 size: $3 host: \"127.0.0.1\" grpc_port: $5"
   [ "$2" -gt 0 ] && echo "  leader: \"$4\""
   [ "$2" -eq 0 ] && echo "  routers: \"127.0.0.1:$grpc_port\""
-  echo "  device: \"$device\" numerics: \"$numerics\" drafts: $mtp transport: \"$transport\""
+  echo "  device: \"$worker_device\" numerics: \"$numerics\" drafts: $mtp transport: \"$transport\""
   [ -n "$pages" ] && echo "  pages: $pages"
   [ -n "$peer_memory" ] && echo "  peer_memory: \"$peer_memory\""
   [ -n "$memory_fraction" ] && echo "  memory_fraction: $memory_fraction"
@@ -103,6 +112,7 @@ start_group() {
   port=$(free_port)
   leader=127.0.0.1:$port
   for index in $(seq 0 $(($2 - 1))); do
+    next_device
     { worker_config "$1" "$index" "$2" "$leader" "$([ "$index" -eq 0 ] && echo "$port" || echo 0)"
       echo "$4"; } >"$dir/$1-$index.textproto"
     launch "$1-$index" "$3"
@@ -127,7 +137,7 @@ start() {
   find_binaries
   mkdir -p "$dir"
   local name workers=$((prefill_groups * prefill_stages + decode_groups * decode_ranks))
-  [ "$device" = cuda ] && [ -z "$memory_fraction" ] && memory_fraction=$(awk "BEGIN {print 0.9 / $workers}")
+  [ "$device" = cuda ] && [ -z "$memory_fraction" ] && memory_fraction=$(awk "BEGIN {print 0.9 / int(($workers + $gpus - 1) / $gpus)}")
   for name in $(processes); do alive "$name" && die "a cluster runs from $dir already ($name); stop it first"; done
   rm -f "$dir"/*.pid "$dir"/*.ready "$dir"/*.log "$dir"/*.textproto
   [ "$http_port" -eq 0 ] && http_port=$(free_port)

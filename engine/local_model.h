@@ -15,7 +15,7 @@ namespace baleen::engine {
 struct LocalModelOptions {
   std::string directory;  // the checkpoint
   Numerics numerics = Numerics::kExact;
-  std::string device = "cpu";  // or "cuda", with numerics kFp8
+  std::string device = "cpu";  // as kernels::GpuOf; a GPU's numerics are kFp8
   int threads = 1;             // of the CPU backend
   int drafts = 1;              // 0..3; 0: the MTP module is not loaded
   int chunk_tokens = 512;

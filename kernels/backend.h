@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -118,6 +119,10 @@ class Backend {
   }
   virtual size_t ExpertWindowBytes(const ExpertWindowOptions&) const { return 0; }
 
+  // Called on each further thread that issues ops, before its first: a GPU's go to the one that is
+  // current there.
+  virtual void MakeCurrent() {}
+
   virtual WeightStorage weight_storage() const = 0;
   virtual bool host_memory() const = 0;  // its memory is the host's: pointers may be dereferenced
   virtual const char* name() const = 0;  // "cpu", "cuda"
@@ -130,7 +135,11 @@ std::unique_ptr<Backend> MakeCpuBackend(int threads);
 // (gpu_facts.h); ResourceExhausted when it has no memory left for this process at all.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device);
 
-// By name: "cpu" or "cuda" (the first visible GPU). InvalidArgument for another.
+// The GPU that a device's name stands for: "cuda" is the first visible one, "cuda:N" the one after
+// N others; nullopt: "cpu". InvalidArgument for another name.
+absl::StatusOr<std::optional<int>> GpuOf(absl::string_view device);
+
+// By name, as GpuOf.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view device, int cpu_threads);
 
 }  // namespace baleen::kernels

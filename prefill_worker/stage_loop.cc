@@ -51,6 +51,7 @@ void StageLoop::Stop() {
 
 void StageLoop::Run() {
   pthread_setname_np(pthread_self(), "step");
+  parts_.backend.MakeCurrent();
   const absl::Status status = RunUntilStop();
   if (!status.ok()) parts_.broken(status);
   {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/status_macros.h"
+#include "kernels/backend.h"
 
 namespace baleen::tools {
 namespace {
@@ -89,7 +90,7 @@ absl::Status Check(const GenerateOptions& o) {
   if (prompts != 1) {
     return absl::InvalidArgumentError("give one of --prompt, --prompt-ids and --chat");
   }
-  if (o.device != "cpu" && o.device != "cuda") return Bad("--device", o.device, "cpu or cuda");
+  if (!kernels::GpuOf(o.device).ok()) return Bad("--device", o.device, "cpu, cuda or cuda:N");
   return absl::OkStatus();
 }
 

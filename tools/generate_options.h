@@ -29,7 +29,7 @@ options [default]
   --ignore-eos         go on after the end of an answer
   --top-logprobs N     0..20; 0: of the chosen token only [none]
   --drafts K           0..3 MTP tokens verified a step [1, or 0 without an MTP module]
-  --device cpu|cuda    [cpu]
+  --device cpu|cuda[:N]  [cpu]
   --mode exact|fp8     arithmetic [exact, or fp8 on cuda]
   --chunk N            prefill tokens of a batch [512]
   --threads N          [1]

@@ -236,6 +236,8 @@ void* CudaBackend::AllocateHost(size_t bytes) {
   return allocated ? p : nullptr;
 }
 
+void CudaBackend::MakeCurrent() { BALEEN_CUDA_CHECK(cudaSetDevice(device_)); }
+
 void CudaBackend::FreeHost(void* p) { BALEEN_CUDA_CHECK(cudaFreeHost(p)); }
 
 }  // namespace cuda

@@ -64,6 +64,7 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<ExpertWindow>> MakeExpertWindow(
       const ExpertWindowOptions& options) override;
   size_t ExpertWindowBytes(const ExpertWindowOptions& options) const override;
+  void MakeCurrent() override;
   WeightStorage weight_storage() const override { return WeightStorage::kNative; }
   bool host_memory() const override { return false; }
   const char* name() const override { return "cuda"; }

@@ -20,7 +20,7 @@ TEST(ExchangeChoice, AWishIsFollowed) {
     BALEEN_EXPECT_OK(CheckExchange(Name(kind), "cuda", ""));
     EXPECT_EQ(*ChooseExchange(Name(kind), /*shared=*/true), kind);
   }
-  BALEEN_EXPECT_OK(CheckExchange("nccl", "cuda", "host"));
+  BALEEN_EXPECT_OK(CheckExchange("nccl", "cuda:1", "host"));
   EXPECT_EQ(*ChooseExchange("nccl", /*shared=*/false), ExchangeKind::kNccl);
 }
 

@@ -4,7 +4,8 @@
         cluster.complete(prompt=[0, 5], max_tokens=8, temperature=0)
 
 BALEEN_BIN names the folder of the binaries (ctest sets it). BALEEN_DEVICE=cuda runs every cluster on the GPU,
-BALEEN_PEER_MEMORY=ucx or host with pages that go otherwise than by CUDA IPC.
+BALEEN_PEER_MEMORY=ucx or host with pages that go otherwise than by CUDA IPC, BALEEN_GPUS=2 with its workers on two of them
+and BALEEN_EXPERT_EXCHANGE=nccl with experts' rows by NCCL.
 """
 import http.client
 import json
@@ -26,6 +27,8 @@ RECALL = json.loads((MODEL / "golden/recall.json").read_text())
 EOS = 1
 DEVICE = os.environ.get("BALEEN_DEVICE", "cpu")
 PEER_MEMORY = os.environ.get("BALEEN_PEER_MEMORY", "")
+GPUS = int(os.environ.get("BALEEN_GPUS", "1"))
+EXPERT_EXCHANGE = os.environ.get("BALEEN_EXPERT_EXCHANGE", "")
 SLOWDOWN = float(os.environ.get("BALEEN_SLOWDOWN", "1"))  # how many times longer than usual work may take
 
 
@@ -59,7 +62,8 @@ class Cluster:
         self.options = {
             "--model": model, "--prefill-stages": stages, "--decode-ranks": ranks, "--mtp": drafts, "--chunk": chunk,
             "--prefill-groups": prefill_groups, "--decode-groups": decode_groups, "--transport": transport,
-            "--http-port": 0, "--device": DEVICE, "--peer-memory": PEER_MEMORY}
+            "--http-port": 0, "--device": DEVICE, "--peer-memory": PEER_MEMORY, "--gpus": GPUS,
+            "--expert-exchange": EXPERT_EXCHANGE}
         if pages:
             self.options["--pages"] = pages
         if SLOWDOWN > 1:

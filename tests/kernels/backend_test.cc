@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/testing.h"
 #include "testing/status_matchers.h"
 
@@ -26,6 +27,16 @@ TEST(Backend, CpuMemoryIsAlignedAndCopied) {
     EXPECT_EQ(back, text);
     backend->Free(p);
   }
+}
+
+TEST(Backend, ADeviceIsNamed) {
+  EXPECT_EQ(*GpuOf("cpu"), std::nullopt);
+  EXPECT_EQ(*GpuOf("cuda"), 0);
+  EXPECT_EQ(*GpuOf("cuda:7"), 7);
+  for (const char* name : {"", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda1", "cpu:0"})
+    EXPECT_THAT(MakeBackend(name, 1),
+                baleen::testing::StatusIs(absl::StatusCode::kInvalidArgument,
+                                          ::testing::HasSubstr(absl::StrCat("\"", name, "\""))));
 }
 
 #if !defined(BALEEN_CUDA)
