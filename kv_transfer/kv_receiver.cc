@@ -54,6 +54,7 @@ class KvReceiver::Core : public std::enable_shared_from_this<KvReceiver::Core> {
     int missing = 0;
     bool settled = false;              // writes nothing any more
     std::optional<LinkId> drained_on;  // where Drain went last
+    bool acked = false;                // DrainAck came over that link
   };
   struct Record {
     GrantRequest request;
@@ -302,7 +303,7 @@ void KvReceiver::Core::OnDrainAck(LinkId link, const DrainAck& ack) {
   if (ack.stage >= record->writers.size()) return Drop("wrong_writer");
   Writer& writer = record->writers[ack.stage];
   if (writer.drained_on != link) return Drop("wrong_writer");
-  writer.settled = true;
+  writer.acked = true;
   MaybeSettled(*record);
 }
 
@@ -376,16 +377,23 @@ void KvReceiver::Core::DrainWriters(Record& record) {
     const auto link = links_.Find(writer.stage.peer.incarnation);
     if (!link || writer.drained_on == link) continue;
     writer.drained_on = link;
+    writer.acked = false;
     links_.SendMessage(*link, Drain{.grant = record.grant, .attempt = record.request.attempt});
   }
 }
 
 void KvReceiver::Core::MaybeSettled(Record& record) {
   if (record.state != DecodeState::kQuarantine) return;
+  bool all = true;
   for (Writer& writer : record.writers) {
-    if (!writer.settled && links_.Settled(*writer.link)) writer.settled = true;
-    if (!writer.settled) return;
+    // An ack says that the peer writes nothing; over another link than the grant's it says nothing
+    // of our own fetches, which go on until our end of that one is closed.
+    const bool drained =
+        writer.acked && (writer.drained_on == writer.link || links_.Closed(*writer.link));
+    if (drained || links_.Settled(*writer.link)) writer.settled = true;
+    all &= writer.settled;
   }
+  if (!all) return;
   Apply(record, DecodeEvent::kWritersSettled);
   quarantine_seconds_.Observe(
       std::chrono::duration<double>(Now() - record.quarantine_start).count());

@@ -218,6 +218,11 @@ bool LinkTable::Core::Settled(LinkId id) const {
   return link->endpoint_closed && link->fence == Transport::Fence::kOwnClose;
 }
 
+bool LinkTable::Core::Closed(LinkId id) const {
+  const Link* link = Get(id);
+  return link == nullptr || link->endpoint_closed;
+}
+
 void LinkTable::Core::ProcessGone(Incarnation peer) {
   for (auto& [id, link] : links_) {
     if (link->peer.incarnation != peer) continue;
@@ -374,6 +379,7 @@ void LinkTable::Put(LinkId link, std::span<const Transport::Piece> pieces, Remot
 void LinkTable::Flush(LinkId link, Done done) { core_->Flush(link, std::move(done)); }
 void LinkTable::Close(LinkId link, const absl::Status& reason) { core_->Close(link, reason); }
 bool LinkTable::Settled(LinkId link) const { return core_->Settled(link); }
+bool LinkTable::Closed(LinkId link) const { return core_->Closed(link); }
 void LinkTable::ProcessGone(Incarnation peer) {
   core_->transport_.Post([weak = std::weak_ptr(core_), peer] {
     if (auto core = weak.lock()) core->ProcessGone(peer);

@@ -147,6 +147,8 @@ class LinkTable {
   // either its wire drops late writes on our side or the peer's process is known to be gone. False
   // for open links. True for ids that were forgotten (only settled links are).
   bool Settled(LinkId link) const;
+  // Our own end of it is over: no fetch of ours goes on. True for ids that were forgotten.
+  bool Closed(LinkId link) const;
   // Somebody who knows (launcher, node agent) says that this life of a peer is over. Any thread.
   void ProcessGone(Incarnation peer);
 

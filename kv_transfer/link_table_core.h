@@ -68,6 +68,7 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void Flush(LinkId id, Done done);
   void Close(LinkId id, const absl::Status& reason);
   bool Settled(LinkId id) const;
+  bool Closed(LinkId id) const;
   void ProcessGone(Incarnation peer);
 
   Transport& transport_;

@@ -57,6 +57,7 @@ struct LoopbackHub::Agent {
   std::map<uint64_t, Region> regions;
   // Late puts of closed endpoints, still on their way.
   std::deque<Request> orphans;
+  std::vector<Transport::Task> held_closes;
 
   Mutex mu;
   std::vector<Transport::Task> tasks ABSL_GUARDED_BY(mu);  // kManual
@@ -133,7 +134,10 @@ class LoopbackTransport final : public Transport {
     }
     for (Done& done : closed.lost)
       if (done) agent_.Post([done = std::move(done)] { done(absl::CancelledError("closed")); });
-    agent_.Post(std::move(closed_task));
+    if (hub_.hold_closes_)
+      agent_.held_closes.push_back(std::move(closed_task));
+    else
+      agent_.Post(std::move(closed_task));
   }
 
   absl::StatusOr<RemoteKeyId> ImportKey(EndpointId endpoint, absl::string_view packed) override {
@@ -292,8 +296,14 @@ void LoopbackHub::Deliver(Agent& to, const Request& request) {
   });
 }
 
+void LoopbackHub::HoldCloses() {
+  MutexLock lock(mu_);
+  hold_closes_ = true;
+}
+
 void LoopbackHub::ReleaseHeld() {
   MutexLock lock(mu_);
+  hold_closes_ = false;
   for (auto& [agent_id, agent] : agents_) {
     for (auto& [id, ep] : agent->endpoints) {
       std::deque<Request> held = std::exchange(ep.held, {});
@@ -304,6 +314,8 @@ void LoopbackHub::ReleaseHeld() {
     }
     for (Request& late : std::exchange(agent->orphans, {}))
       if (Agent* to = Find(late.region_owner)) WritePut(*agent, *to, late);
+    for (Transport::Task& closed : std::exchange(agent->held_closes, {}))
+      agent->Post(std::move(closed));
   }
 }
 

@@ -55,6 +55,8 @@ class LoopbackHub {
   void SetFaults(Faults faults);
   // Passes the next `operations`, then drops everything.
   void DropAfter(int operations);
+  // From now on closes are not over before ReleaseHeld, as those of ends that still fetch.
+  void HoldCloses();
   // Carries out what was held, in order per endpoint; it does not meet the faults again.
   void ReleaseHeld();
   // All endpoints between the two, both ways, see a wire error.
@@ -85,6 +87,7 @@ class LoopbackHub {
   const std::shared_ptr<BufferPool> buffers_;
   Mutex mu_;
   Faults faults_ ABSL_GUARDED_BY(mu_);
+  bool hold_closes_ ABSL_GUARDED_BY(mu_) = false;
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<uint64_t, Agent*> agents_ ABSL_GUARDED_BY(mu_);
 };

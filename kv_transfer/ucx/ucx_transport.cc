@@ -70,12 +70,12 @@ class UcxTransport final : public Transport {
     bool failed = false;
     bool closing = false;
     bool handle_closed = false;
-    uint32_t sent = 0, puts = 0;
+    uint64_t sent = 0, puts = 0;
     std::map<uint64_t, uint64_t> keys;  // -> region of the peer
     std::map<uint64_t, Done> flushes;
     DeviceWay device_way = DeviceWay::kNone;
     std::map<uint64_t, Done> device_asks;      // not answered
-    std::map<uint32_t, Done> device_puts;      // by PeerMemory, not answered
+    std::map<uint64_t, Done> device_puts;      // by PeerMemory, not answered
     std::shared_ptr<UcxInbox::Stream> stream;  // the peer's endpoint that is bound to this one
     std::vector<Task> closed;
   };
@@ -391,8 +391,11 @@ void UcxTransport::AgreeOnDeviceWay(EndpointId id, Done done) {
   const UcxDevice::Region* region = device_.Any();
   if (region == nullptr)
     return Later(std::move(done), absl::UnimplementedError("transport: no region of a device"));
+  // Over shared memory UCX does not end a fetch from a process that died.
   const DeviceAskHeader header = {
-      .prefix = {process_, uint32_t(id.value), 0}, .ask = next_id_++, .by_ucx = device_.by_ucx()};
+      .prefix = {process_, id.value, 0},
+      .ask = next_id_++,
+      .by_ucx = device_.by_ucx() && !UsesSharedMemory(endpoint->handle)};
   endpoint->device_asks[header.ask] = std::move(done);
   SendActive(
       id, {kDeviceAskId, ToBytes(header), std::as_bytes(std::span<const char>(region->exported))},
@@ -427,7 +430,7 @@ void UcxTransport::PutByUcx(Endpoint& endpoint, const UcxDevice::Region* from,
       Later(piece_done, absl::OutOfRangeError("transport: a piece is not inside its region"));
       continue;
     }
-    const PutHeader header = {.prefix = {process_, uint32_t(endpoint.id.value), endpoint.puts++},
+    const PutHeader header = {.prefix = {process_, endpoint.id.value, endpoint.puts++},
                               .region = region,
                               .address = piece.remote_address,
                               .kind = from == nullptr ? MemoryKind::kHost : MemoryKind::kDevice};
@@ -447,10 +450,9 @@ void UcxTransport::PutByPeerMemory(Endpoint& endpoint, const UcxDevice::Region& 
   const Done put_done = DoneAfter(puts, std::move(done));
   for (; !pieces.empty(); pieces = pieces.subspan(std::min(pieces.size(), kMostDevicePieces))) {
     const auto these = pieces.first(std::min(pieces.size(), kMostDevicePieces));
-    const DevicePutHeader header = {
-        .prefix = {process_, uint32_t(endpoint.id.value), endpoint.puts++},
-        .region = region,
-        .exported_bytes = from.exported.size()};
+    const DevicePutHeader header = {.prefix = {process_, endpoint.id.value, endpoint.puts++},
+                                    .region = region,
+                                    .exported_bytes = from.exported.size()};
     Buffer payload = buffers_->Get(from.exported.size() + these.size() * sizeof(DevicePiece));
     std::memcpy(payload.data(), from.exported.data(), from.exported.size());
     std::byte* to = payload.data() + from.exported.size();
@@ -472,7 +474,7 @@ void UcxTransport::Flush(EndpointId id, Done done) {
   if (endpoint == nullptr)
     return Later(std::move(done), absl::UnavailableError("transport: the endpoint is closed"));
   const FlushHeader header = {
-      .prefix = {process_, uint32_t(id.value), 0}, .flush = next_id_++, .puts = endpoint->puts};
+      .prefix = {process_, id.value, 0}, .flush = next_id_++, .puts = endpoint->puts};
   endpoint->flushes[header.flush] = std::move(done);
   SendActive(id, {kFlushId, ToBytes(header)}, {});
 }
@@ -481,7 +483,7 @@ void UcxTransport::Send(EndpointId id, std::span<const std::byte> header,
                         std::span<const std::span<const std::byte>> payload, Done done) {
   BALEEN_CHECK(header.size() <= kMaxHeaderBytes);
   Endpoint* endpoint = Find(id);
-  const Prefix prefix = {process_, uint32_t(id.value), endpoint == nullptr ? 0 : endpoint->sent++};
+  const Prefix prefix = {process_, id.value, endpoint == nullptr ? 0 : endpoint->sent++};
   Bytes whole_header = ToBytes(prefix);
   whole_header.insert(whole_header.end(), header.begin(), header.end());
   Buffer gathered;

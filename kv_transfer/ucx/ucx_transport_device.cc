@@ -35,7 +35,8 @@ absl::StatusOr<DeviceWay> ChooseDeviceWay(const absl::Status& mapped, bool ucx_o
                                               : "UCX of neither carries";
   return absl::FailedPreconditionError(
       absl::StrCat("no way from device to device: ", mapped.message(), "; ", lacking,
-                   " memory of devices (deploy/install_deps.sh --cuda, worker.peer_memory)"));
+                   " memory of devices (deploy/install_deps.sh --cuda; never over shared memory:"
+                   " worker.peer_memory \"ucx\" does without)"));
 }
 
 UcxDevice::UcxDevice(PeerMemory* memory, DeviceWays ways, ucp_context_h context)

@@ -207,7 +207,7 @@ ucs_status_t UcxInbox::OnPut(const void* header, size_t header_bytes, void* data
   if (!FromBytes(header, header_bytes, &put)) return UCS_OK;
   const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
   if (stream == nullptr || !Bind(stream)) return UCS_OK;
-  const uint32_t sequence = put.prefix.sequence;
+  const uint64_t sequence = put.prefix.sequence;
   std::byte* const to = Destination(put.kind, put.region, put.address, bytes);
   if (to == nullptr) {
     OnPutOver(*stream, sequence, UCS_ERR_INVALID_ADDR);
@@ -260,7 +260,7 @@ void UcxInbox::OnDevicePut(const void* header, size_t header_bytes, const void* 
   if (!FromBytes(header, header_bytes, &put)) return;
   const std::shared_ptr<Stream> stream = StreamOf(put.prefix);
   if (stream == nullptr || !Bind(stream)) return;
-  const uint32_t sequence = put.prefix.sequence;
+  const uint64_t sequence = put.prefix.sequence;
   stream->flushes.push_back({.prefix = put.prefix, .puts = sequence + 1});
   const auto pieces = Pieces(*stream, put, {static_cast<const char*>(data), bytes});
   if (!pieces.ok()) {
@@ -333,7 +333,7 @@ bool UcxInbox::Poll() {
   return any;
 }
 
-void UcxInbox::OnPutOver(Stream& stream, uint32_t sequence, ucs_status_t status) {
+void UcxInbox::OnPutOver(Stream& stream, uint64_t sequence, ucs_status_t status) {
   if (status != UCS_OK && stream.put_status == UCS_OK) stream.put_status = status;
   stream.put_done.insert(sequence);
   while (stream.put_done.erase(stream.put_next) > 0) ++stream.put_next;
@@ -356,7 +356,7 @@ void UcxInbox::AnswerFlushes(Stream& stream) {
     const FlushHeader reply = {.prefix = {self_, flush.prefix.endpoint, 0},
                                .flush = flush.flush,
                                .puts = flush.puts,
-                               .code = uint32_t(-stream.put_status)};
+                               .code = uint64_t(-stream.put_status)};
     events_->push_back([this, process = stream.process, reply] {
       callbacks_.answer(process, kFlushReplyId, ToBytes(reply), "");
     });

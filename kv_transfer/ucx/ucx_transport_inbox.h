@@ -38,13 +38,13 @@ class UcxInbox {
       bool complete = false;
     };
     uint64_t process = 0;
-    uint32_t endpoint = 0;
+    uint64_t endpoint = 0;
     bool bound = false;
-    uint32_t next = 0;  // message to deliver
-    std::map<uint32_t, std::shared_ptr<Incoming>> waiting;
+    uint64_t next = 0;  // message to deliver
+    std::map<uint64_t, std::shared_ptr<Incoming>> waiting;
     // Puts: those before put_next are carried out, and those in put_done.
-    uint32_t put_next = 0;
-    std::set<uint32_t> put_done;
+    uint64_t put_next = 0;
+    std::set<uint64_t> put_done;
     ucs_status_t put_status = UCS_OK;  // the first that could not be carried out
     std::vector<FlushHeader> flushes;  // not answered
     // What its device puts fetch from, by what was exported.
@@ -97,13 +97,13 @@ class UcxInbox {
 
  private:
   struct Peer {
-    uint32_t ended = 0;  // this endpoint of its and older ones are fenced
+    uint64_t ended = 0;  // this endpoint of its and older ones are fenced
     std::shared_ptr<Stream> newest;
   };
   struct Arrival {  // one rendezvous on its way in
     UcxInbox* inbox;
     std::shared_ptr<Stream> stream;
-    uint32_t sequence;
+    uint64_t sequence;
     std::shared_ptr<Stream::Incoming> message;  // nullptr: a put
     void* data;                                 // UCX's name for what is fetched
     std::byte* to;
@@ -114,7 +114,7 @@ class UcxInbox {
   struct DeviceCopy {
     uint64_t number;  // of PeerMemory
     std::shared_ptr<Stream> stream;
-    uint32_t sequence;
+    uint64_t sequence;
   };
 
   std::shared_ptr<Stream> StreamOf(const Prefix& prefix);
@@ -137,7 +137,7 @@ class UcxInbox {
   void OnFetched(Arrival* arrival, ucs_status_t status);
   void DeliverReady(const std::shared_ptr<Stream>& stream);
   void Deliver(const std::shared_ptr<Stream>& stream, Stream::Incoming& message);
-  void OnPutOver(Stream& stream, uint32_t sequence, ucs_status_t status);
+  void OnPutOver(Stream& stream, uint64_t sequence, ucs_status_t status);
   void AnswerFlushes(Stream& stream);
 
   const uint64_t self_;

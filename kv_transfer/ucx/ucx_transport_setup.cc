@@ -170,4 +170,11 @@ std::vector<std::string> Wires(ucp_ep_h ep) {
   return wires;
 }
 
+bool UsesSharedMemory(ucp_ep_h ep) {
+  const std::vector<std::string> wires = Wires(ep);
+  return std::any_of(wires.begin(), wires.end(), [](const std::string& wire) {
+    return wire == "posix" || wire == "sysv" || wire == "cma" || wire == "xpmem" || wire == "knem";
+  });
+}
+
 }  // namespace baleen::kv_transfer

@@ -22,5 +22,7 @@ absl::StatusOr<UcpWorker> CreateUcpWorker(ucp_context_h context, size_t least_he
 
 // The wires of an endpoint, each once, e.g. {"sysv", "posix"}.
 std::vector<std::string> Wires(ucp_ep_h ep);
+// Is one of them shared memory, or a copy from process to process?
+bool UsesSharedMemory(ucp_ep_h ep);
 
 }  // namespace baleen::kv_transfer

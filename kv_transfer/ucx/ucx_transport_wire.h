@@ -26,8 +26,8 @@ enum : unsigned {
 // Begins every header: who sent it over which of its endpoints.
 struct Prefix {
   uint64_t process;
-  uint32_t endpoint;
-  uint32_t sequence;  // of kMessageId, and of both kinds of put; each from 0 within the endpoint
+  uint64_t endpoint;
+  uint64_t sequence;  // of kMessageId, and of both kinds of put; each from 0 within the endpoint
 };
 struct PutHeader {
   Prefix prefix;
@@ -53,8 +53,8 @@ inline constexpr size_t kMostDevicePieces = 128;  // of one put: 3 KB, which UCX
 struct FlushHeader {  // also of the reply, whose prefix.endpoint is the asker's
   Prefix prefix;
   uint64_t flush;  // 0 in the reply to a device put, which is answered like a flush after it
-  uint32_t puts;   // answer once this many puts are carried out
-  uint32_t code;   // reply: ucs_status_t of the first put that could not be, negated
+  uint64_t puts;   // answer once this many puts are carried out
+  uint64_t code;   // reply: ucs_status_t of the first put that could not be, negated
 };
 
 // The way that bytes from one device to another take over an endpoint.

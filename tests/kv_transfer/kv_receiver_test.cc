@@ -187,6 +187,25 @@ TEST_F(HandOver, TA16_AWriterThatComesBackOverANewLinkAnswersTheOldDrain) {
   EXPECT_EQ(failed_.count(2), 0u);
 }
 
+// The peer has posted nothing more, but our end of the old link may still fetch what it had.
+TEST_F(HandOver, TA16_AnAckOverANewLinkDoesNotEndFetchesOverTheOldOne) {
+  Start(1);
+  BeginAll(1, 1);
+  receiver_->Grant(Request(1, {5}));
+  hub_.Run();
+  hub_.HoldCloses();
+  hub_.Break("prefill-0/0", "decode-0/0");
+  hub_.Run();
+  receiver_->Grant(Request(2, {6}));  // connects again
+  Pass(seconds(1));
+  EXPECT_EQ(settled_.count(1), 0u);
+  EXPECT_EQ(receiver_->counts().quarantined_pages, 1);
+  hub_.ReleaseHeld();
+  Pass(milliseconds(100));
+  EXPECT_EQ(settled_[1], 1);
+  EXPECT_EQ(failed_.count(2), 0u);
+}
+
 TEST_F(HandOver, TA12_AMissingComponentIsAnErrorThatNamesIt) {
   Start(1);  // the stage brings the latent rows only
   BeginAll(1, 1);
