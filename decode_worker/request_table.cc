@@ -63,12 +63,14 @@ absl::Status RequestTable::Submit(DecodeJob job, std::shared_ptr<TokenBuffer> ou
       metrics_.rejected_invalid.Increment();
       return bad;
     }
-    const int quarantined = pool_.counts().quarantined;
-    if (draining_ || quarantined * 100 > options_.quarantine_percent * pool_.total()) {
+    if (draining_) {
       metrics_.rejected_draining.Increment();
-      return absl::UnavailableError(
-          draining_ ? "the decode rank is draining"
-                    : absl::StrCat(quarantined, " pages wait for writers that do not answer"));
+      return absl::UnavailableError("the decode rank is draining");
+    }
+    if (TooManyInQuarantine()) {  // the group's other ranks may have room
+      metrics_.rejected_draining.Increment();
+      return absl::ResourceExhaustedError(
+          absl::StrCat(pool_.counts().quarantined, " pages wait for writers that do not answer"));
     }
     if (counts_.waiting >= options_.max_waiting) {
       metrics_.rejected_full.Increment();
@@ -363,7 +365,12 @@ RequestTable::Counts RequestTable::counts() const {
   MutexLock lock(mu_);
   Counts counts = counts_;
   counts.pages = pool_.counts();
+  counts.unready = TooManyInQuarantine();
   return counts;
+}
+
+bool RequestTable::TooManyInQuarantine() const {
+  return pool_.counts().quarantined * 100 > options_.quarantine_percent * pool_.total();
 }
 
 void RequestTable::Count(State state, int delta) {

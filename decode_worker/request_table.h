@@ -68,6 +68,7 @@ class RequestTable {
     int waiting = 0, granted = 0, ready = 0, running = 0, quarantined = 0;
     int64_t waiting_tokens = 0;
     engine::PagePool::Counts pages;
+    bool unready = false;  // nothing new is taken: too many pages are in quarantine
     int live() const { return waiting + granted + ready + running; }
   };
 
@@ -75,9 +76,9 @@ class RequestTable {
   RequestTable(RequestTableOptions options, KvLender lender, std::function<void()> wake,
                DecodeMetrics& metrics, const Clock& clock = SteadyClock());
 
-  // InvalidArgument: can never be served here. ResourceExhausted: queue full. Unavailable:
-  // draining, or too many pages in quarantine. AlreadyExists: the attempt is known. On success
-  // the end of the request comes through `out`.
+  // InvalidArgument: can never be served here. ResourceExhausted: queue full, or too
+  // many pages in quarantine. Unavailable: draining. AlreadyExists: the attempt is known. On
+  // success the end of the request comes through `out`.
   absl::Status Submit(DecodeJob job, std::shared_ptr<TokenBuffer> out);
   // Ends the request early, whatever its state; unknown attempts are ignored.
   void Cancel(AttemptId attempt, const absl::Status& why);
@@ -131,6 +132,7 @@ class RequestTable {
   };
 
   absl::Status Check(const DecodeJob& job) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool TooManyInQuarantine() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   int PagesOf(const DecodeJob& job) const;
   void Move(Record& record, Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Erase(AttemptId attempt, Effects& effects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -61,6 +61,7 @@ struct WorkerLoad {
   int64_t ungranted_tokens = 0;
   std::string transports;
   double accept_length = 0;
+  bool unready = false;
 };
 
 // What this router itself has given a member and not yet got back. Exact at once, where reports

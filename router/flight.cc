@@ -14,13 +14,31 @@ bool IsRetryable(absl::StatusCode code) {
          code == absl::StatusCode::kAborted;
 }
 
-// What a worker's failure means to the client: a stream that ended without a cause is a failed
-// worker, not a cancelled request.
+// What a worker's failure means to the client. A stream that ended without a cause is a failed
+// worker, not a cancelled request; one whose cause lies between the workers (a link that was
+// refused) is no fault of the request, and another pair may do; of what remains only an invalid
+// argument is the client's.
+absl::StatusCode MeaningOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kUnknown:
+      return absl::StatusCode::kAborted;
+    case absl::StatusCode::kFailedPrecondition:
+      return absl::StatusCode::kUnavailable;
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return absl::StatusCode::kInternal;
+    default:
+      return code;
+  }
+}
+
 absl::Status FromWorker(const absl::Status& status, const char* role, const std::string& name) {
-  absl::StatusCode code = status.code();
-  if (code == absl::StatusCode::kCancelled || code == absl::StatusCode::kUnknown)
-    code = absl::StatusCode::kAborted;
-  return absl::Status(code, absl::StrCat(role, " worker ", name, ": ", status.message()));
+  return absl::Status(MeaningOf(status.code()),
+                      absl::StrCat(role, " worker ", name, ": ", status.message()));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <deque>
 #include <utility>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/mutex.h"
 #include "proto/worker.grpc.pb.h"
@@ -15,6 +16,9 @@ namespace {
 
 using v1::RouterCommand;
 using v1::WorkerReport;
+
+// A router that refused this group may take it once another has left, in a rolling upgrade.
+constexpr Duration kAfterRefusal = std::chrono::seconds(2);
 
 v1::WorkerState ToProto(State state) {
   switch (state) {
@@ -66,7 +70,7 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
     bool redial = false;
     {
       MutexLock lock(mu_);
-      redial = !active_ && !closing_;
+      redial = !active_ && !closing_ && SteadyClock().Now() >= dial_after_;
       while (!flushes_.empty() && flushes_.front().own <= flushed) {
         flushed_ = flushes_.front().routers;
         flushes_.pop_front();
@@ -108,6 +112,7 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
  private:
   void Dial() {
     MutexLock lock(mu_);
+    if (active_ || closing_) return;  // another thread was first
     context_ = std::make_unique<grpc::ClientContext>();
     context_->set_wait_for_ready(true);
     report_.Clear();
@@ -128,8 +133,11 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
       accepted_ = true;
       spdlog::info("registered with router {}", router_);
     }
-    if (command.has_rejected())
+    if (command.has_rejected()) {
       spdlog::error("router {} refused this group: {}", router_, command.rejected().reason());
+      MutexLock lock(mu_);
+      dial_after_ = SteadyClock().Now() + kAfterRefusal;
+    }
     if (command.has_drain()) callbacks_.drain();
     if (command.has_undrain()) callbacks_.undrain();
     if (command.has_flush_cache()) {
@@ -156,6 +164,7 @@ class RouterStream final : public grpc::ClientBidiReactor<WorkerReport, RouterCo
   WorkerReport report_ ABSL_GUARDED_BY(mu_);
   std::deque<Flush> flushes_ ABSL_GUARDED_BY(mu_);  // not done, in order
   uint64_t flushed_ ABSL_GUARDED_BY(mu_) = 0;       // the router's number of the last one done
+  TimePoint dial_after_ ABSL_GUARDED_BY(mu_);
   bool active_ ABSL_GUARDED_BY(mu_) = false;
   bool writable_ ABSL_GUARDED_BY(mu_) = false;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

@@ -14,6 +14,7 @@ v1::MemberLoad ToProto(int index, const Load& load) {
   proto.set_ungranted_tokens(load.ungranted_tokens);
   proto.set_transports(load.transports);
   proto.set_accept_length(load.accept_length);
+  proto.set_unready(load.unready);
   return proto;
 }
 
@@ -26,7 +27,8 @@ Load FromProto(const v1::MemberLoad& proto) {
           .waiting_tokens = proto.waiting_tokens(),
           .ungranted_tokens = proto.ungranted_tokens(),
           .transports = proto.transports(),
-          .accept_length = proto.accept_length()};
+          .accept_length = proto.accept_length(),
+          .unready = proto.unready()};
 }
 
 void SetFingerprint(const Fingerprint& from,

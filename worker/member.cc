@@ -1,5 +1,7 @@
 #include "worker/member.h"
 
+#include <algorithm>
+
 #include "proto/worker.pb.h"
 
 namespace baleen::worker {
@@ -24,6 +26,12 @@ v1::Member ToProto(const MemberInfo& member) {
   proto.set_metrics_address(member.metrics_address);
   proto.set_pages(member.pages);
   return proto;
+}
+
+int SmallestPool(const std::vector<MemberInfo>& members) {
+  int pages = members.front().pages;
+  for (const MemberInfo& member : members) pages = std::min(pages, member.pages);
+  return pages;
 }
 
 }  // namespace baleen::worker

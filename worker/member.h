@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "common/ids.h"
 
@@ -25,6 +26,9 @@ struct MemberInfo {
 MemberInfo FromProto(const v1::Member& member);
 v1::Member ToProto(const MemberInfo& member);
 
+// Pages of the smallest pool of a group.
+int SmallestPool(const std::vector<MemberInfo>& members);
+
 // What one process reports about itself, 10 times a second; MemberLoad of proto/worker.proto.
 struct Load {
   int total_pages = 0;
@@ -36,6 +40,7 @@ struct Load {
   int64_t ungranted_tokens = 0;
   std::string transports;
   double accept_length = 0;
+  bool unready = false;
 };
 
 }  // namespace baleen::worker

@@ -20,6 +20,7 @@ Json MemberJson(const WorkerMember& member, const WorkerLoad& load, const Assign
           {"ungranted_tokens", load.ungranted_tokens},
           {"transports", load.transports},
           {"accept_length", load.accept_length},
+          {"unready", load.unready},
           {"assigned_requests", assigned.requests},
           {"assigned_tokens", assigned.tokens}};
 }

@@ -60,7 +60,8 @@ WorkerDirectory::Report FromProto(const v1::LoadReport& load) {
                                                     .waiting_tokens = m.waiting_tokens(),
                                                     .ungranted_tokens = m.ungranted_tokens(),
                                                     .transports = m.transports(),
-                                                    .accept_length = m.accept_length()};
+                                                    .accept_length = m.accept_length(),
+                                                    .unready = m.unready()};
   }
   return report;
 }

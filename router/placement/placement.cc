@@ -44,7 +44,8 @@ std::optional<Placement> Place(const ClusterView& view, const PlacementRequest& 
     if (!g.identity->Holds(tokens)) continue;
     for (int rank = 0; rank < static_cast<int>(g.identity->members.size()); ++rank) {
       if (g.id == request.excluded_decode && request.excluded_rank.value_or(rank) == rank) continue;
-      if (g.loads[static_cast<size_t>(rank)].waiting >= options.max_waiting) continue;
+      const WorkerLoad& load = g.loads[static_cast<size_t>(rank)];
+      if (load.unready || load.waiting >= options.max_waiting) continue;
       candidates.push_back({&g, rank});
       costs.push_back(DecodeCost(g, rank));
     }

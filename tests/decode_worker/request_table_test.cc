@@ -259,9 +259,12 @@ TEST_F(RequestTableTest, BoundsTheQueue) {
 
 TEST_F(RequestTableTest, TooManyPagesInQuarantineStopAdmission) {
   BALEEN_ASSERT_OK(Submit(1, 5));
+  EXPECT_FALSE(table_.counts().unready);
   table_.Cancel({1}, absl::CancelledError("bye"));
-  EXPECT_THAT(Submit(2, 1), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("5 pages")));
+  EXPECT_TRUE(table_.counts().unready);
+  EXPECT_THAT(Submit(2, 1), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("5 pages")));
   table_.Settled({1});
+  EXPECT_FALSE(table_.counts().unready);
   BALEEN_EXPECT_OK(Submit(2, 1));
 }
 

@@ -171,6 +171,33 @@ TEST_F(FlightTest, PrefillDyingAfterTheHandOverIsInvisible) {
   ExpectQuiet();
 }
 
+// The link between the workers was refused: not the request's fault, and another pair may do.
+TEST_F(FlightTest, WhatIsWrongBetweenTheWorkersIsTriedOnAnotherPair) {
+  AddPair(0);
+  AddPair(1);
+  ASSERT_THAT(Submit(), IsOk());
+  for (size_t i : {0, 1})
+    D(i).decode->OnDecodeDone(D(i).id(), absl::FailedPreconditionError("require_transport: rc"));
+  EXPECT_THAT(sink_->errors, ElementsAre(StatusIs(absl::StatusCode::kUnavailable,
+                                                  HasSubstr("require_transport: rc"))));
+}
+
+TEST_F(FlightTest, OnlyAnInvalidArgumentIsTheClientsFault) {
+  AddPair(0);
+  using Code = absl::StatusCode;
+  for (Code code : {Code::kOutOfRange, Code::kNotFound, Code::kAlreadyExists,
+                    Code::kPermissionDenied, Code::kUnauthenticated, Code::kInternal}) {
+    ASSERT_THAT(Submit(), IsOk());
+    clients_.decodes.back().decode->OnDecodeDone(clients_.decodes.back().id(),
+                                                 absl::Status(code, "why"));
+    EXPECT_EQ(sink_->errors.back().code(), Code::kInternal);
+  }
+  ASSERT_THAT(Submit(), IsOk());
+  clients_.decodes.back().decode->OnDecodeDone(clients_.decodes.back().id(),
+                                               absl::InvalidArgumentError("why"));
+  EXPECT_EQ(sink_->errors.back().code(), Code::kInvalidArgument);
+}
+
 TEST_F(FlightTest, AStreamThatEndsWithoutAFinishIsAnError) {
   AddPair(0);
   ASSERT_THAT(Submit(), IsOk());

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "proto/worker.grpc.pb.h"
@@ -13,7 +14,8 @@ namespace {
 
 using baleen::testing::EventLog;
 
-// A router that accepts every group, asks it to drain and notes what it reports.
+// A router that accepts every group but the first `refuse`, asks it to drain and notes what it
+// reports.
 class RecordingDirectory final : public v1::Directory::Service {
  public:
   grpc::Status Register(
@@ -25,6 +27,11 @@ class RecordingDirectory final : public v1::Directory::Service {
         log.Add(absl::StrCat("registered ", report.registration().group(), " ",
                              report.registration().members_size()));
         v1::RouterCommand command;
+        if (refuse-- > 0) {
+          command.mutable_rejected()->set_reason("drafts: 1 here, 3 there");
+          stream->Write(command);
+          return grpc::Status::OK;
+        }
         command.mutable_accepted();
         stream->Write(command);
         command.mutable_drain();
@@ -42,6 +49,7 @@ class RecordingDirectory final : public v1::Directory::Service {
     }
     return grpc::Status::OK;
   }
+  std::atomic<int> refuse{0};
   EventLog log;
 };
 
@@ -112,6 +120,20 @@ TEST_F(DirectoryClientTest, RegistersAgainWhenTheRouterRestarts) {
   server = Serve(directory, &port);
   ASSERT_NE(server, nullptr);
   EXPECT_TRUE(directory.log.WaitFor("registered decode-0 2", 2));
+  client.reset();
+  server->Shutdown();
+}
+
+TEST_F(DirectoryClientTest, ARefusedGroupAsksAgainButNotAtOnce) {
+  RecordingDirectory directory;
+  directory.refuse = 1;
+  int port = 0;
+  auto server = Serve(directory, &port);
+  const TimePoint start = SteadyClock().Now();
+  auto client = Client(port);
+  ASSERT_TRUE(directory.log.WaitFor("registered decode-0 2", 2));
+  EXPECT_GE(SteadyClock().Now() - start, std::chrono::seconds(1));
+  EXPECT_TRUE(log_.WaitFor("drain"));
   client.reset();
   server->Shutdown();
 }

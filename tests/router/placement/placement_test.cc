@@ -138,6 +138,20 @@ TEST_F(PlacementTest, AFullBacklogGetsNoMore) {
   EXPECT_FALSE(PlaceOne());
 }
 
+// Its pages are in quarantine, so that it looks emptier than the busy one.
+TEST_F(PlacementTest, ARankThatTakesNothingNewGetsNothing) {
+  AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
+  const GroupId d = AddReady(directory_, WorkerRole::kDecode, "d0", 2, /*members=*/2);
+  auto report = MakeReport(GroupState::kReady, /*members=*/2);
+  report.loads[0].unready = true;
+  report.loads[1].waiting_tokens = 1000;
+  BALEEN_EXPECT_OK(directory_.Update(d, report));
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(PlaceOne()->rank, 1);
+  report.loads[1].unready = true;
+  BALEEN_EXPECT_OK(directory_.Update(d, report));
+  EXPECT_FALSE(PlaceOne());
+}
+
 TEST_F(PlacementTest, ExcludedWorkersAreNotChosenAgain) {
   const GroupId p0 = AddReady(directory_, WorkerRole::kPrefill, "p0", 1);
   const GroupId d0 = AddReady(directory_, WorkerRole::kDecode, "d0", 2, /*members=*/2);
