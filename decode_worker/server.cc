@@ -31,6 +31,7 @@
 #include "kv_transfer/ucx/ucx_transport.h"
 #include "model/config.h"
 #include "proto/config.pb.h"
+#include "worker/channel.h"
 #include "worker/directory_client.h"
 #include "worker/group.h"
 #include "worker/model_host.h"
@@ -382,6 +383,8 @@ absl::Status Server::Parts::Serve() {
   builder.SetMaxReceiveMessageSize(-1);
   // The router pings every 3 s while a stream is silent.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, worker::kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, worker::kKeepaliveTimeoutMs);
   builder.RegisterService(service.get());
   if (group_leader) builder.RegisterService(group_leader->service());
   grpc_server = builder.BuildAndStart();
@@ -412,7 +415,9 @@ worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
 // The cluster's, and what only the ranks of a group must have alike.
 Fingerprint Server::Parts::GroupFingerprint() const {
   Fingerprint fingerprint = host->fingerprint();
-  if (ranks() > 1) fingerprint.push_back({"expert_exchange", decode_worker::Name(exchange_kind)});
+  if (ranks() == 1) return fingerprint;
+  fingerprint.push_back({"expert_exchange", decode_worker::Name(exchange_kind)});
+  fingerprint.push_back({"max_sequences", absl::StrCat(max_sequences())});
   return fingerprint;
 }
 
@@ -447,12 +452,14 @@ worker::Load Server::Parts::LoadNow() {
           .waiting = counts.waiting,
           .waiting_tokens = counts.waiting_tokens,
           .transports = std::move(transports),
-          .accept_length = loop->accept_length()};
+          .accept_length = loop->accept_length(),
+          .unready = counts.unready};
 }
 
 // The step thread: waits for the group, connects the ranks, steps until the end.
 void Server::Parts::RunSteps() {
   pthread_setname_np(pthread_self(), "step");
+  host->backend().MakeCurrent();
   absl::Status status = ConnectRanks();
   if (status.ok()) status = loop->Run();
   if (status.ok() && group_leader) group_leader->Stop();
@@ -493,7 +500,7 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
        .members = members,
        .fingerprint = host->fingerprint(),
        .max_context = host->options().max_context,
-       .pool_tokens = int64_t{host->pages()} * kPageTokens,
+       .pool_tokens = int64_t{worker::SmallestPool(members)} * kPageTokens,
        .drafts = host->options().drafts},
       {.loads = [this] { return group_leader->Loads(); },
        .drain = [this] { SetDraining(true); },
@@ -514,7 +521,7 @@ void Server::Parts::Watch() {
 
 // On the leader: of the whole group. Any thread.
 void Server::Parts::SetDraining(bool on) {
-  if (exiting && !on) return;
+  if (!on && (exiting || !mesh->status().ok())) return;
   table->SetDraining(on);
   if (!group_leader) return;
   on ? group_leader->Drain() : group_leader->Undrain();

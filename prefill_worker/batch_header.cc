@@ -26,6 +26,20 @@ AttemptStart GetStart(ByteReader& in) {
   return start;
 }
 
+void Put(ByteWriter& out, const AttemptAbort& abort) {
+  out.Put(abort.attempt.value);
+  out.Put(abort.code);
+  out.PutString(abort.why);
+}
+
+AttemptAbort GetAbort(ByteReader& in) {
+  AttemptAbort abort;
+  abort.attempt.value = in.Get<uint64_t>();
+  abort.code = in.Get<uint32_t>();
+  abort.why = in.GetString();
+  return abort;
+}
+
 }  // namespace
 
 std::vector<std::byte> Encode(const BatchHeader& header) {
@@ -34,7 +48,8 @@ std::vector<std::byte> Encode(const BatchHeader& header) {
   out.Put(static_cast<uint32_t>(header.starts.size()));
   for (const AttemptStart& start : header.starts) Put(out, start);
   out.PutVector<BatchEntry>(header.entries);
-  out.PutVector<AttemptId>(header.aborts);
+  out.Put(static_cast<uint32_t>(header.aborts.size()));
+  for (const AttemptAbort& abort : header.aborts) Put(out, abort);
   return out.Take();
 }
 
@@ -45,7 +60,8 @@ absl::StatusOr<BatchHeader> DecodeBatchHeader(std::span<const std::byte> bytes) 
   const uint32_t starts = in.Get<uint32_t>();
   for (uint32_t i = 0; i < starts && in.ok(); ++i) header.starts.push_back(GetStart(in));
   header.entries = in.GetVector<BatchEntry>();
-  header.aborts = in.GetVector<AttemptId>();
+  const uint32_t aborts = in.Get<uint32_t>();
+  for (uint32_t i = 0; i < aborts && in.ok(); ++i) header.aborts.push_back(GetAbort(in));
   if (!in.Done()) return absl::InvalidArgumentError("batch header: wrong length");
   return header;
 }

@@ -31,6 +31,15 @@ struct BatchEntry {
   bool operator==(const BatchEntry&) const = default;
 };
 
+// Ends an attempt on every stage; decode hears why.
+struct AttemptAbort {
+  AttemptId attempt;
+  uint32_t code = 0;  // absl::StatusCode
+  std::string why;
+
+  bool operator==(const AttemptAbort&) const = default;
+};
+
 // One numbered batch with all of the leader's decisions. It travels ahead of the activations
 // through the stages, which apply it in order, exactly once; nobody votes (R4). Processing order:
 // starts, entries, aborts.
@@ -38,7 +47,7 @@ struct BatchHeader {
   uint64_t number = 0;  // 1, 2, 3, ...
   std::vector<AttemptStart> starts;
   std::vector<BatchEntry> entries;
-  std::vector<AttemptId> aborts;  // no later batch names them
+  std::vector<AttemptAbort> aborts;  // no later batch names them
 
   int rows() const {
     int sum = 0;

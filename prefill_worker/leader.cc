@@ -282,7 +282,9 @@ void Leader::PlanAborts(BatchHeader& header) {
   for (auto& [order, attempt] : attempts_) {
     if (attempt->failure.ok() || !attempt->started || attempt->abort_sent) continue;
     attempt->abort_sent = true;
-    header.aborts.push_back(attempt->job.attempt);
+    header.aborts.push_back({.attempt = attempt->job.attempt,
+                             .code = static_cast<uint32_t>(attempt->failure.code()),
+                             .why = std::string(attempt->failure.message())});
   }
 }
 

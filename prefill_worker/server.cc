@@ -23,6 +23,7 @@
 #include "prefill_worker/prefill_service.h"
 #include "prefill_worker/stage_loop.h"
 #include "proto/config.pb.h"
+#include "worker/channel.h"
 #include "worker/directory_client.h"
 #include "worker/group.h"
 #include "worker/model_host.h"
@@ -87,6 +88,9 @@ struct Server::Parts {
 
   bool leads() const { return config.worker().index() == 0; }
   int max_rows() const { return Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192); }
+  int max_sequences() const { return Or(config.has_max_sequences(), config.max_sequences(), 64); }
+  // The cluster's, and what only the stages of a group must have alike.
+  Fingerprint GroupFingerprint() const;
   engine::PrefillStep::Options StepOptions(const worker::ModelHost& h) const {
     return {.shard = h.shard(),
             .drafts = h.options().drafts,
@@ -180,7 +184,7 @@ absl::Status Server::Parts::Build() {
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const worker::ForwardLimits limits{
       .max_rows = max_rows(),
-      .max_sequences = Or(config.has_max_sequences(), config.max_sequences(), 64),
+      .max_sequences = max_sequences(),
       .max_head_rows = kHeadRows,
       .step_bytes = [this](worker::ModelHost& h) {
         return engine::PrefillStep::PlannedBytes(StepOptions(h)) +
@@ -204,6 +208,7 @@ absl::Status Server::Parts::Build() {
           .vocab_size = host->config().vocab_size,
           .pages = host->pages(),
           .max_rows = max_rows(),
+          .max_sequences = max_sequences(),
           .to_wire = [this](std::span<const PageId> pages) { host->wire_pool().ToWire(pages); },
           .report = [this](StageReport r) { pipeline->Report(std::move(r)); }},
       metrics);
@@ -332,7 +337,7 @@ absl::Status Server::Parts::BuildServices() {
                .pid = getpid(),
                .metrics_address = absl::StrCat(host_name, ":", metrics_server->port()),
                .pages = host->pages()},
-      .fingerprint = host->fingerprint(),
+      .fingerprint = GroupFingerprint(),
       .leader = w.leader(),
       .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
   if (!leads()) {
@@ -359,6 +364,8 @@ absl::Status Server::Parts::BuildServices() {
   builder.SetMaxReceiveMessageSize(-1);
   // The router pings every 3 s while a stream is silent.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, worker::kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, worker::kKeepaliveTimeoutMs);
   builder.RegisterService(service.get());
   builder.RegisterService(group_leader->service());
   grpc_server = builder.BuildAndStart();
@@ -394,6 +401,13 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
           .load = [this] { return LoadNow(); }};
 }
 
+Fingerprint Server::Parts::GroupFingerprint() const {
+  Fingerprint fingerprint = host->fingerprint();
+  fingerprint.push_back({"chunk_tokens", absl::StrCat(max_rows())});
+  fingerprint.push_back({"max_sequences", absl::StrCat(max_sequences())});
+  return fingerprint;
+}
+
 worker::Load Server::Parts::LoadNow() const {
   worker::Load load{.total_pages = host->pages(), .free_pages = host->pages()};
   if (Leader* l = leader()) {
@@ -410,20 +424,17 @@ worker::Load Server::Parts::LoadNow() const {
 
 void Server::Parts::OnFormed(const std::vector<worker::MemberInfo>& members, Incarnation group) {
   if (leads()) {
-    int pages = host->pages();
-    for (const worker::MemberInfo& member : members) pages = std::min(pages, member.pages);
     leader_owner = std::make_unique<Leader>(
-        LeaderOptions{
-            .stages = config.worker().size(),
-            .chunk = {.rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
-                      .sequences = Or(config.has_max_sequences(), config.max_sequences(), 64)},
-            .pages = pages,
-            .drafts = host->options().drafts,
-            .max_context = host->options().max_context,
-            .prefix_cache = !config.has_prefix_cache() || config.prefix_cache(),
-            .max_ungranted_tokens =
-                Or(config.has_max_ungranted_tokens(), config.max_ungranted_tokens(), 262144),
-            .max_queued = Or(config.has_max_queued(), config.max_queued(), 4096)},
+        LeaderOptions{.stages = config.worker().size(),
+                      .chunk = {.rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
+                                .sequences = max_sequences()},
+                      .pages = worker::SmallestPool(members),
+                      .drafts = host->options().drafts,
+                      .max_context = host->options().max_context,
+                      .prefix_cache = !config.has_prefix_cache() || config.prefix_cache(),
+                      .max_ungranted_tokens = Or(config.has_max_ungranted_tokens(),
+                                                 config.max_ungranted_tokens(), 262144),
+                      .max_queued = Or(config.has_max_queued(), config.max_queued(), 4096)},
         metrics);
   }
   if (leads()) StartLoop();
@@ -449,7 +460,7 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members, Inc
        .members = members,
        .fingerprint = host->fingerprint(),
        .max_context = host->options().max_context,
-       .pool_tokens = int64_t{host->pages()} * kPageTokens,
+       .pool_tokens = int64_t{worker::SmallestPool(members)} * kPageTokens,
        .drafts = host->options().drafts},
       {.loads = [this] { return group_leader->Loads(); },
        .drain =

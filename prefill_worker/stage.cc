@@ -65,6 +65,10 @@ absl::Status Stage::Check(const BatchHeader& header) const {
     it->second.computed += entry.rows;
     rows += entry.rows;
   }
+  if (std::ssize(header.entries) > options_.max_sequences)
+    return absl::DataLossError(absl::StrCat("batch ", header.number, ": ", header.entries.size(),
+                                            " sequences, this stage takes ",
+                                            options_.max_sequences));
   if (rows > options_.max_rows)
     return absl::DataLossError(absl::StrCat("batch ", header.number, ": ", rows,
                                             " rows, this stage takes ", options_.max_rows));
@@ -74,10 +78,10 @@ absl::Status Stage::Check(const BatchHeader& header) const {
 void Stage::Execute(const BatchHeader& header) {
   for (const AttemptStart& start : header.starts) Begin(start);
   if (!header.entries.empty()) Compute(header);
-  for (AttemptId id : header.aborts) {
-    sender_.Abort(id, absl::CancelledError("prefill gave the attempt up"));
-    attempts_.erase(id);
-    ledger_.ComputeOver(id);
+  for (const AttemptAbort& abort : header.aborts) {
+    sender_.Abort(abort.attempt, absl::Status(absl::StatusCode(abort.code), abort.why));
+    attempts_.erase(abort.attempt);
+    ledger_.ComputeOver(abort.attempt);
   }
 }
 
@@ -97,10 +101,19 @@ void Stage::Begin(const AttemptStart& start) {
   sender_.Begin({.id = start.attempt,
                  .pages = static_cast<int>(PagesFor(static_cast<int64_t>(start.prompt.size()))),
                  .decode = start.decode});
-  const int cached = start.cached_tokens / kPageTokens;
-  if (cached > 0)
-    sender_.PagesReady(start.attempt, 0, {attempt.pages.begin(), attempt.pages.begin() + cached});
+  PushCached(attempt);
   attempts_.emplace(start.attempt, std::move(attempt));
+}
+
+// No more at once than a chunk computes: progress is seen, and bounded, by pieces of that size.
+void Stage::PushCached(const Attempt& attempt) {
+  const int cached = attempt.start.cached_tokens / kPageTokens;
+  const int most = std::max(1, options_.max_rows / kPageTokens);
+  for (int first = 0; first < cached; first += most) {
+    const auto pages = attempt.pages.begin() + first;
+    sender_.PagesReady(attempt.start.attempt, first,
+                       {pages, pages + std::min(most, cached - first)});
+  }
 }
 
 engine::PrefillChunk Stage::ChunkOf(const BatchEntry& entry, Attempt& attempt) const {

@@ -24,6 +24,7 @@ class Stage {
     int vocab_size = 0;
     int pages = 0;                                         // of this stage's pool
     int max_rows = 0;                                      // of a batch
+    int max_sequences = 0;                                 // of a batch
     std::function<void(std::span<const PageId>)> to_wire;  // WirePool::ToWire
     std::function<void(StageReport)> report;               // to the leader; any thread
   };
@@ -47,6 +48,7 @@ class Stage {
   bool last() const { return options_.index == options_.size - 1; }
   absl::Status Check(const AttemptStart& start) const;
   void Begin(const AttemptStart& start);
+  void PushCached(const Attempt& attempt);
   engine::PrefillChunk ChunkOf(const BatchEntry& entry, Attempt& attempt) const;
   void Compute(const BatchHeader& header);
   void ReportBatch(const BatchHeader& header, const std::vector<engine::PrefillResult>& results);

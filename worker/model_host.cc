@@ -73,9 +73,8 @@ absl::StatusOr<ModelOptions> ModelOptionsFrom(const v1::WorkerConfig& config) {
                        .cpu_threads = config.has_cpu_threads() ? config.cpu_threads() : 1,
                        .peer_memory = config.peer_memory()};
   if (options.directory.empty()) return absl::InvalidArgumentError("worker.model: missing");
-  if (options.device != "cpu" && options.device != "cuda")
-    return absl::InvalidArgumentError(
-        absl::StrCat("worker.device: \"", options.device, "\" is neither \"cpu\" nor \"cuda\""));
+  if (const auto gpu = kernels::GpuOf(options.device); !gpu.ok())
+    return absl::InvalidArgumentError(absl::StrCat("worker.", gpu.status().message()));
   if (!options.MapsPeers() && options.peer_memory != "ucx" && options.peer_memory != "host")
     return absl::InvalidArgumentError(
         absl::StrCat("worker.peer_memory: \"", options.peer_memory,

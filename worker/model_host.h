@@ -32,7 +32,7 @@ namespace baleen::worker {
 // The plain form of proto WorkerConfig's model part, defaults filled in and checked.
 struct ModelOptions {
   std::string directory;
-  std::string device;  // "cpu" or "cuda"
+  std::string device;  // as kernels::GpuOf
   Numerics numerics = Numerics::kExact;
   int drafts = 1;              // 0..3; 0: the MTP module is not loaded
   int pages = 0;               // 0: planned from memory

@@ -15,7 +15,7 @@ BatchHeader Example() {
                       .sampling = std::string("\x08\x01", 2)},
                      {.attempt = {3}}},
           .entries = {{.attempt = {1}, .first = 64, .rows = 2}},
-          .aborts = {{4}, {5}}};
+          .aborts = {{{4}, 1, "cancelled"}, {{5}, 13, ""}}};
 }
 
 TEST(BatchHeader, ReadsBackWhatWasWritten) {

@@ -125,7 +125,9 @@ TEST_F(LeaderTest, CancelOfAStartedAttemptReachesTheStagesInTheNextHeader) {
   auto first = leader_->NextBatch();
   leader_->Cancel({1});
   auto second = leader_->NextBatch();
-  EXPECT_EQ(second->aborts, (std::vector<AttemptId>{{1}}));
+  ASSERT_EQ(second->aborts.size(), 1u);
+  EXPECT_EQ(second->aborts[0].attempt, AttemptId{1});
+  EXPECT_EQ(second->aborts[0].code, uint32_t(absl::StatusCode::kCancelled));
   EXPECT_TRUE(second->entries.empty());
   EXPECT_EQ(logs_[1].events().size(), 1u) << "pages are still in use on the stages";
   End(1, absl::CancelledError("x"));
@@ -156,7 +158,8 @@ TEST_F(LeaderTest, AFailureOnOneStageAbortsTheOthersAndTheFirstErrorIsReported) 
                    .attempt = {1},
                    .status = absl::UnavailableError("link")});
   leader_->Cancel({1});
-  EXPECT_EQ(leader_->NextBatch()->aborts.size(), 1u);
+  EXPECT_EQ(leader_->NextBatch()->aborts,
+            (std::vector<AttemptAbort>{{{1}, uint32_t(absl::StatusCode::kUnavailable), "link"}}));
   End(1, absl::CancelledError("aborted"));
   Settle();
   EXPECT_EQ(logs_[1].events().back(), "finished UNAVAILABLE");

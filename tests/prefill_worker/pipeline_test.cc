@@ -105,7 +105,7 @@ class PipelineTest : public ::testing::Test {
 
 TEST_F(PipelineTest, BatchesGoOnInOrderWithTheirActivations) {
   for (uint64_t number = 1; number <= 3; ++number) SendRows(number);
-  first_.pipeline->SendBatch({.number = 4, .aborts = {{1}}}, 0);
+  first_.pipeline->SendBatch({.number = 4, .aborts = {{{1}, 1, "why"}}}, 0);
   ASSERT_TRUE(second_.log.WaitFor("batch 4 bytes 0 first 0"));
   EXPECT_EQ(second_.log.events(),
             (std::vector<std::string>{"batch 1 bytes 32 first 1.5", "batch 2 bytes 32 first 2.5",

@@ -21,6 +21,7 @@ namespace baleen::testing {
 using Wire = std::function<std::unique_ptr<kv_transfer::Transport>(const std::string& name)>;
 
 inline constexpr int kPrefillPages = 96;
+inline constexpr int kPrefillSequences = 64;  // of a batch
 inline constexpr int kPrefillContext = 4096;
 
 // All of one prefill stage but gRPC and the process around it, over loopback and the fake model.
@@ -90,6 +91,7 @@ class PrefillStage {
             .vocab_size = FakeForward::kVocab,
             .pages = kPrefillPages,
             .max_rows = chunk,
+            .max_sequences = kPrefillSequences,
             .to_wire = [](std::span<const PageId>) {},  // the pool is at the wire
             .report = report},
         metrics_);
@@ -179,8 +181,11 @@ class ReceivingDecode {
                }
                log.Add(absl::StrCat("ready ", id.value));
              },
-         .failed = [this](AttemptId id,
-                          const absl::Status&) { log.Add(absl::StrCat("failed ", id.value)); },
+         .failed =
+             [this](AttemptId id, const absl::Status& why) {
+               log.Add(
+                   absl::StrCat("failed ", id.value, " ", absl::StatusCodeToString(why.code())));
+             },
          .settled = [this](AttemptId id) { log.Add(absl::StrCat("settled ", id.value)); }},
         metrics_);
   }

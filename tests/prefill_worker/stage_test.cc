@@ -254,7 +254,7 @@ TEST_P(PrefillGroup, APromptWithNanLogitsFailsAlone) {
   ASSERT_TRUE(decode_->log.WaitFor("ready 2"));
   ExpectEqual(2, good, pages);
   decode_->receiver().Release({2});
-  EXPECT_TRUE(decode_->log.WaitFor("failed 1"));
+  EXPECT_TRUE(decode_->log.WaitFor("failed 1 INTERNAL"));
   EXPECT_TRUE(decode_->log.WaitFor("settled 1"));
   EXPECT_TRUE(log_.WaitFor("finished 1 INTERNAL"));
   ASSERT_TRUE(log_.WaitFor("finished 2 OK"));
@@ -296,6 +296,14 @@ TEST(StageLoop, ABatchThatCannotBeBreaksTheGroupInsteadOfTheProcess) {
   other = {.attempt = {1}, .prompt = Prompt(200), .pages = {0, 1, 2, 3}};
   ExpectRefused({.number = 6, .starts = {other}, .entries = {{{1}, 0, 200}}}, 200 * kRow,
                 "batch 6: 200 rows, this stage takes 128");
+  BatchHeader many = {.number = 7};
+  for (uint64_t id = 1; id <= kPrefillSequences + 1; ++id) {
+    many.starts.push_back({.attempt = {id}, .prompt = Prompt(2), .pages = {0}});
+    many.entries.push_back({{id}, 0, 1});
+  }
+  ExpectRefused(many, (kPrefillSequences + 1) * kRow,
+                absl::StrCat("batch 7: ", kPrefillSequences + 1, " sequences, this stage takes ",
+                             kPrefillSequences));
 }
 
 }  // namespace
