@@ -138,21 +138,22 @@ asio::awaitable<void> Connection::StopWatching() {
   while (watching_ || writing_) co_await changed_.async_wait(Token(error));
 }
 
-void Connection::Send(std::string data) {
-  if (gone_) return;
+bool Connection::Send(std::string data) {
+  if (gone_) return false;
   // What was there before counts: a single large piece is no sign of a slow reader.
   if (outbox_.size() > limits_.write_buffer_bytes) {
     was_slow_ = true;
     // A reset, so that the kernel does not keep the unsent rest for a client that does not read.
     Error ignored;
     socket_.set_option(asio::socket_base::linger(true, 0), ignored);
-    return Gone();
+    Gone();
+    return false;
   }
   outbox_ += data;
-  if (writing_) return;
-  writing_ = true;
-  asio::co_spawn(
-      executor_, [self = shared_from_this()] { return self->DrainOutbox(); }, asio::detached);
+  if (!std::exchange(writing_, true))
+    asio::co_spawn(
+        executor_, [self = shared_from_this()] { return self->DrainOutbox(); }, asio::detached);
+  return data.size() > limits_.write_buffer_bytes;
 }
 
 asio::awaitable<void> Connection::DrainOutbox() {

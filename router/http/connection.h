@@ -57,9 +57,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool gone() const { return gone_; }
 
   // Streaming: appends to what a writer of its own sends. A client that has let more than
-  // `write_buffer_bytes` pile up by then is cut off; `data` itself may be larger. Only between
+  // `write_buffer_bytes` pile up by then is cut off; `data` itself may be larger. Then it returns
+  // true, and Flush must come before the next Send, which would take it for piled up. Only between
   // StartWatching and StopWatching.
-  void Send(std::string data);
+  bool Send(std::string data);
   // Waits until everything is sent, or the client is gone.
   boost::asio::awaitable<void> Flush();
   bool was_slow() const { return was_slow_; }

@@ -79,7 +79,7 @@ asio::awaitable<void> Exchange::ReplyError(absl::Status status) {
   co_await Reply(error.http_status, "application/json", error.json, headers);
 }
 
-void Exchange::SendEvent(absl::string_view data) {
+bool Exchange::SendEvent(absl::string_view data) {
   const bool chunked = request_.version() >= 11;
   std::string out;
   if (!std::exchange(events_begun_, true)) {
@@ -96,7 +96,7 @@ void Exchange::SendEvent(absl::string_view data) {
                     data, kEnd, "\r\n");
   else
     absl::StrAppend(&out, kBegin, data, kEnd);
-  connection_.Send(std::move(out));
+  return connection_.Send(std::move(out));
 }
 
 void Exchange::EndEvents(bool close) {

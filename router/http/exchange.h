@@ -46,8 +46,9 @@ class Exchange {
   }
   boost::asio::awaitable<void> ReplyError(absl::Status status);
 
-  // Server-sent events: the header with the first of them, each as "data: <json>\n\n".
-  void SendEvent(absl::string_view data);
+  // Server-sent events: the header with the first of them, each as "data: <json>\n\n". True: flush
+  // the connection before anything more is sent, as after Connection::Send.
+  bool SendEvent(absl::string_view data);
   // Ends the stream. After an error the connection is closed.
   void EndEvents(bool close);
   bool events_begun() const { return events_begun_; }

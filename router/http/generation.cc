@@ -56,9 +56,10 @@ class Generation {
   // So that they can be aborted under the client's ids: those in the body or the exchange's.
   std::deque<RequestRegistry::Entry> Register() const;
   void CancelAll();
-  void Send(const ResponseWriter::Events& events);
+  // Returns at once, but for events too large to wait behind one another.
+  asio::awaitable<void> Send(const ResponseWriter::Events& events);
   asio::awaitable<void> Answer(absl::Status status);
-  void AnswerStream(const absl::Status& status);
+  asio::awaitable<void> AnswerStream(const absl::Status& status);
   Usage Total() const;
 
   Exchange& exchange_;
@@ -133,10 +134,8 @@ absl::Status Generation::Handle(Mailbox::Event& event, ResponseWriter::Events* o
   if (auto* step = std::get_if<TokenStep>(&event.what)) {
     const TimePoint received = step->received;
     Take(event.choice, std::move(*step), out);
-    Send(*out);
     if (!out->empty())
       RouterMetrics::Observe(context_.metrics.router_out_seconds, context_.clock.Now() - received);
-    out->clear();
     return absl::OkStatus();
   }
   if (const auto* info = std::get_if<FinishInfo>(&event.what)) {
@@ -154,15 +153,16 @@ asio::awaitable<absl::Status> Generation::Run() {
       if (connection.gone()) break;
       ResponseWriter::Events out;
       const absl::Status status = Handle(event, &out);
-      Send(out);
+      co_await Send(out);
       if (!status.ok()) co_return status;
     }
   }
   co_return absl::OkStatus();
 }
 
-void Generation::Send(const ResponseWriter::Events& events) {
-  for (const std::string& event : events) exchange_.SendEvent(event);
+asio::awaitable<void> Generation::Send(const ResponseWriter::Events& events) {
+  for (const std::string& event : events)
+    if (exchange_.SendEvent(event)) co_await exchange_.connection().Flush();
 }
 
 Usage Generation::Total() const {
@@ -175,23 +175,23 @@ Usage Generation::Total() const {
   return total;
 }
 
-void Generation::AnswerStream(const absl::Status& status) {
-  if (!status.ok()) {
-    exchange_.SendEvent(ToErrorReply(status).json);
-    return exchange_.EndEvents(/*close=*/true);
-  }
+asio::awaitable<void> Generation::AnswerStream(const absl::Status& status) {
   ResponseWriter::Events out;
-  writer_->OnEnd(Total(), &out);
-  Send(out);
-  exchange_.SendEvent("[DONE]");
-  exchange_.EndEvents(/*close=*/false);
+  if (status.ok()) {
+    writer_->OnEnd(Total(), &out);
+    out.push_back("[DONE]");
+  } else {
+    out.push_back(ToErrorReply(status).json);
+  }
+  co_await Send(out);
+  exchange_.EndEvents(/*close=*/!status.ok());
 }
 
 // The connection is watched until the stream's last byte, but not during a whole reply.
 asio::awaitable<void> Generation::Answer(absl::Status status) {
   Connection& connection = exchange_.connection();
   if (request_->stream && (status.ok() || exchange_.events_begun())) {
-    AnswerStream(status);
+    co_await AnswerStream(status);
     co_await connection.Flush();
     co_await connection.StopWatching();
     co_return;

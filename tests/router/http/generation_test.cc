@@ -361,6 +361,23 @@ TEST_F(GenerationTest, ASlowReaderIsCutAndHarmsNobody) {
   EXPECT_TRUE(Quiet());
 }
 
+// Also when more follows at once: the last event of /generate is all of the text, then comes
+// [DONE].
+TEST_F(GenerationTest, EventsOverTheLimitReachAReaderThatReads) {
+  config_.set_write_buffer_bytes(1000);
+  Start();
+  worker_->SetDecode({.steps = std::vector<v1::Tokens>(20, Step(std::vector<uint32_t>(400, 60)))});
+  const json body = {{"text", "x"}, {"stream", true}};
+  for (int i = 0; i < 5; ++i) {
+    const std::vector<json> events = Post("/generate", body).events();
+    ASSERT_GE(events.size(), 3u);
+    EXPECT_EQ(events.back(), "[DONE]");
+    EXPECT_EQ(events[events.size() - 2]["meta_info"]["completion_tokens"], 8000);
+  }
+  EXPECT_EQ(server_->context().metrics.slow_readers_cut.Value(), 0);
+  EXPECT_TRUE(Quiet());
+}
+
 TEST_F(GenerationTest, AbortByIdEndsTheRequestWithAnError) {
   Start();
   worker_->SetDecode({.hang = true});
