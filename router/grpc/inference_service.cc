@@ -23,7 +23,8 @@ constexpr char kTooSlow[] = "the client reads too slowly";
 
 // One streaming call. Deltas that arrive while a write is under way wait in a queue: a slow client
 // costs memory in its own call, up to a bound, and never stalls a worker's stream. Beyond the bound
-// the call is cancelled, for the write under way ends only when the client reads, maybe never.
+// the call is cancelled, for the write under way ends only when the client reads, maybe never. The
+// delta being written does not count: a single large one is no sign of a slow reader.
 //
 // Threads: the sink's calls come from worker client threads, On* from gRPC's. Lifetime: gRPC drops
 // the reactor's share in OnDone, the dispatcher's request drops the sink's.
@@ -104,12 +105,17 @@ class StreamCall final : public GenerationSink,
   void OnError(absl::Status status) override {
     MutexLock lock(mu_);
     if (end_) return;
-    pending_.clear();
+    DropPending();
     End(std::move(status));
     Flush();
   }
 
  private:
+  struct Pending {
+    Response response;
+    size_t bytes;
+  };
+
   absl::Status Dispatch(std::string id, const ClientRequest& request) {
     auto dispatches = ToDispatchRequests(context_.model, *context_.directory.View(), request,
                                          context_.clock.Now());
@@ -144,11 +150,7 @@ class StreamCall final : public GenerationSink,
   void WriteDone(bool ok) {
     MutexLock lock(mu_);
     writing_ = false;
-    if (!ok) pending_.clear();
-    if (!pending_.empty()) {
-      buffered_ -= pending_.front().ByteSizeLong();
-      pending_.pop_front();
-    }
+    if (!ok) DropPending();
     Flush();
   }
   void ClientGone() {
@@ -157,7 +159,7 @@ class StreamCall final : public GenerationSink,
       MutexLock lock(mu_);
       gone_ = true;
       handle = handle_;
-      if (!writing_) pending_.clear();
+      DropPending();
       if (!end_) End(absl::CancelledError("the client left"));
       Flush();
     }
@@ -182,13 +184,21 @@ class StreamCall final : public GenerationSink,
     if (!end_) End(absl::OkStatus());
   }
   void Push(Response response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    buffered_ += response.ByteSizeLong();
-    pending_.push_back(std::move(response));
-    if (buffered_ <= buffer_bytes_ || pending_.size() < 2 || end_) return;
-    overflowed_ = cutting_ = true;
-    context_.metrics.slow_readers_cut.Increment();
-    pending_.resize(writing_ ? 1 : 0);
-    End(absl::ResourceExhaustedError(kTooSlow));
+    if (end_) return;  // the delta before was one too many
+    // What waited before counts, as over HTTP.
+    if (pending_bytes_ > buffer_bytes_) {
+      overflowed_ = cutting_ = true;
+      context_.metrics.slow_readers_cut.Increment();
+      DropPending();
+      return End(absl::ResourceExhaustedError(kTooSlow));
+    }
+    const size_t bytes = response.ByteSizeLong();
+    pending_bytes_ += bytes;
+    pending_.push_back({std::move(response), bytes});
+  }
+  void DropPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    pending_.clear();
+    pending_bytes_ = 0;
   }
   // Without the lock, because gRPC may call back from inside; Flush does not finish the call
   // before. Not TryCancel: that tells the client that it was cancelled, not why.
@@ -206,8 +216,11 @@ class StreamCall final : public GenerationSink,
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_ || finished_ || reactor_ == nullptr) return;
     if (!pending_.empty() && !gone_) {
+      in_flight_ = std::move(pending_.front().response);
+      pending_bytes_ -= pending_.front().bytes;
+      pending_.pop_front();
       writing_ = true;
-      reactor_->StartWrite(&pending_.front());
+      reactor_->StartWrite(&in_flight_);
     } else if (end_ && !cutting_) {
       finished_ = true;
       reactor_->Finish(ToGrpc(*end_));
@@ -224,8 +237,9 @@ class StreamCall final : public GenerationSink,
   std::shared_ptr<RequestHandle> handle_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<RequestRegistry::Entry> entry_ ABSL_GUARDED_BY(mu_);
   Usage usage_ ABSL_GUARDED_BY(mu_);
-  std::deque<Response> pending_ ABSL_GUARDED_BY(mu_);  // the first one is being written
-  size_t buffered_ ABSL_GUARDED_BY(mu_) = 0;
+  Response in_flight_ ABSL_GUARDED_BY(mu_);  // gRPC reads it while writing_
+  std::deque<Pending> pending_ ABSL_GUARDED_BY(mu_);
+  size_t pending_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;

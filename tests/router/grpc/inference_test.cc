@@ -246,6 +246,30 @@ TEST_F(InferenceServiceTest, ASlowReaderIsCut) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
+class SmallBufferTest : public InferenceServiceTest {
+ protected:
+  SmallBufferTest() { config_.set_write_buffer_bytes(1000); }
+};
+
+TEST_F(SmallBufferTest, ADeltaOverTheLimitReachesAReaderThatReads) {
+  // The first is far more than goes out before the client reads; the others wait behind it.
+  const std::vector<uint32_t> large(400'000, 60), small(10, 60);
+  worker_->SetDecode({.steps = {Step(large), Step(small), Step(small)}});
+  Connect();
+  grpc::ClientContext context;
+  const auto stream = stub_->Generate(&context, Text("x"));
+  ASSERT_TRUE(FakeWorker::Eventually([&] {
+    return worker_->decode_requests().size() == 1 && server_->context().dispatcher.live() == 0;
+  }));
+  v1::GenerateResponse response;
+  while (stream->Read(&response)) {
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(response.finish().completion_tokens(), 400'020);
+  EXPECT_EQ(server_->context().metrics.slow_readers_cut.Value(), 0);
+  EXPECT_TRUE(Quiet());
+}
+
 TEST_F(InferenceServiceTest, ModelsTokenizeDetokenizeServerInfo) {
   Connect();
   grpc::ClientContext c1, c2, c3, c4;
