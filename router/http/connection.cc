@@ -90,7 +90,8 @@ asio::awaitable<Connection::Error> Connection::ReadBody(Parser& parser) {
     co_await http::async_read_some(socket_, buffer_, parser, Token(error));
   }
   body_deadline_->Clear();
-  if (body_late_ && !parser.is_done()) error = boost::beast::error::timeout;
+  // Also when the last piece came with it: the deadline fires once in a connection.
+  if (body_late_) error = boost::beast::error::timeout;
   co_return error;
 }
 

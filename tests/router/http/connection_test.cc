@@ -5,6 +5,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 
 #include "gmock/gmock.h"
 #include "testing/fake_worker.h"
@@ -93,6 +94,21 @@ TEST_F(ConnectionTest, ABodyThatComesTooSlowlyTimesOutAndCanBeAnswered) {
   EXPECT_TRUE(Ended());
   EXPECT_EQ(error, boost::beast::error::timeout);
   EXPECT_EQ(client_->ReadUntil("slow"), "too slow");
+}
+
+TEST_F(ConnectionTest, ABodyThatEndsAsItsDeadlineFiresIsLateItself) {
+  limits_.body_timeout = milliseconds(0);
+  Connection::Error error;
+  Serve([&](std::shared_ptr<Connection> c) -> asio::awaitable<void> {
+    // One half is read with the header. The deadline fires while the other, which is there when it
+    // is asked for, waits to be handed on.
+    client_->Send("POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc");
+    asio::post(io_, [&] { client_->Send("def"); });
+    Connection::Request request;
+    error = co_await c->Read(&request);
+  });
+  EXPECT_TRUE(Ended());
+  EXPECT_EQ(error, boost::beast::error::timeout);
 }
 
 TEST_F(ConnectionTest, ABodyInTimeLeavesNoDeadlineBehind) {
