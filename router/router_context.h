@@ -12,7 +12,14 @@
 #include "router/router_metrics.h"
 #include "router/worker_directory.h"
 
+namespace boost::asio {
+class thread_pool;
+}
+
 namespace baleen::router {
+
+// A request of this size or more is parsed and tokenised on RouterContext::heavy.
+inline constexpr size_t kHeavyBodyBytes = 100 << 10;
 
 enum class GroupCommand : uint8_t { kDrain, kUndrain };
 
@@ -35,6 +42,7 @@ struct RouterContext {
   RequestRegistry& registry;
   GroupCommander& commander;
   RouterMetrics& metrics;
+  boost::asio::thread_pool& heavy;  // for what would hold an I/O or callback thread for long
   const Clock& clock;
   const std::atomic<bool>& draining;  // SIGTERM came: not ready any more
   Duration flush_timeout;             // for a prefill group's answer to FlushCache

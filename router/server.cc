@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <boost/asio/thread_pool.hpp>
 #include <fstream>
 #include <thread>
 
@@ -91,12 +92,14 @@ Server::Server(ModelInfo model, Dispatcher::Options dispatch, Duration flush_tim
       directory_({}, model_.OwnFingerprint(), SteadyClock()),
       dispatcher_(dispatch, directory_, *clients_, SteadyClock(), metrics_),
       directory_service_(DirectoryService::Create(directory_)),
+      heavy_(std::make_unique<boost::asio::thread_pool>(1)),
       context_(new RouterContext{.model = model_,
                                  .directory = directory_,
                                  .dispatcher = dispatcher_,
                                  .registry = registry_,
                                  .commander = *directory_service_,
                                  .metrics = metrics_,
+                                 .heavy = *heavy_,
                                  .clock = SteadyClock(),
                                  .draining = draining_,
                                  .flush_timeout = flush_timeout}) {}
@@ -193,6 +196,7 @@ Server::~Server() {
     grpc_->Wait();
   }
   if (http_ != nullptr) http_->Stop();
+  heavy_.reset();             // waits for its task, drops the others
   dispatcher_.FailAll(kWhy);  // what was submitted in between
   clients_->Shutdown();       // no worker calls back any more
   directory_.SetListener(nullptr);

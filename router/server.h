@@ -13,6 +13,9 @@
 #include "router/router_metrics.h"
 #include "router/worker_directory.h"
 
+namespace boost::asio {
+class thread_pool;
+}
 namespace grpc {
 class Server;
 }
@@ -59,6 +62,7 @@ class Server {
   Dispatcher dispatcher_;
   RequestRegistry registry_;
   std::unique_ptr<DirectoryService> directory_service_;
+  std::unique_ptr<boost::asio::thread_pool> heavy_;  // gone before http_ is
   std::unique_ptr<RouterContext> context_;
   std::unique_ptr<InferenceService> inference_service_;
   std::unique_ptr<HttpServer> http_;

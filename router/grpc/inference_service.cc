@@ -2,6 +2,10 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
 
 #include "absl/strings/str_format.h"
 #include "common/log.h"
@@ -52,19 +56,28 @@ class StreamCall final : public GenerationSink,
       : context_(context),
         call_(call),
         endpoint_(std::move(endpoint)),
-        buffer_bytes_(buffer_bytes) {}
+        buffer_bytes_(buffer_bytes),
+        received_(context.clock.Now()) {}
 
-  // Starts the request; the reactor to return to gRPC.
-  Reactor* Begin(std::string id, absl::StatusOr<ClientRequest> request) {
+  // The reactor to return to gRPC.
+  Reactor* Open() {
     auto* const reactor = new Reactor(this->shared_from_this());
     {
       MutexLock lock(mu_);
       reactor_ = reactor;
     }
     context_.metrics.streams.Increment();
+    return reactor;
+  }
+  // Starts the request, on any thread; once, after Open.
+  void Start(std::string id, absl::StatusOr<ClientRequest> request) {
     absl::Status status = request.ok() ? Dispatch(std::move(id), *request) : request.status();
     if (!status.ok()) OnError(std::move(status));
-    return reactor;
+  }
+  // Also when the client left.
+  bool ended() ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(mu_);
+    return end_.has_value();
   }
 
   void OnTokens(TokenStep step) override {
@@ -117,13 +130,14 @@ class StreamCall final : public GenerationSink,
   };
 
   absl::Status Dispatch(std::string id, const ClientRequest& request) {
-    auto dispatches = ToDispatchRequests(context_.model, *context_.directory.View(), request,
-                                         context_.clock.Now());
+    auto dispatches =
+        ToDispatchRequests(context_.model, *context_.directory.View(), request, received_);
     if (!dispatches.ok()) return dispatches.status();
     for (size_t i = 0; i < request.unknown_fields.size(); ++i)
       context_.metrics.CountUnknownField(endpoint_);
     {
       MutexLock lock(mu_);
+      if (end_) return absl::OkStatus();  // the client left meanwhile
       session_.emplace(context_.model, request.output, *request.sampling);
       usage_.prompt_tokens = static_cast<int64_t>(dispatches->front().prompt->size());
     }
@@ -231,6 +245,7 @@ class StreamCall final : public GenerationSink,
   grpc::CallbackServerContext* const call_;
   const std::string endpoint_;
   const size_t buffer_bytes_;
+  const TimePoint received_;
   Mutex mu_;
   Reactor* reactor_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::optional<GenerationSession> session_ ABSL_GUARDED_BY(mu_);
@@ -283,24 +298,15 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* call,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    const absl::StatusOr<TokenIds> ids = TokenizeInput(*request);
-    if (!ids.ok()) return Reply(call, ids.status());
-    response->mutable_tokens()->Add((*ids)->begin(), (*ids)->end());
-    response->set_max_model_len(MaxContext());
-    return Reply(call, absl::OkStatus());
+    return ReplyWith(call, request->ByteSizeLong(),
+                     [=, this] { return TokenizeInto(*request, response); });
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* call,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    if (request->tokens().empty()) return Reply(call, absl::OkStatus());
-    const absl::StatusOr<TokenIds> ids = PromptFromIds(
-        context_.model, std::vector<uint32_t>(request->tokens().begin(), request->tokens().end()),
-        "tokens");
-    if (!ids.ok()) return Reply(call, ids.status());
-    response->set_text(context_.model.tokenizer->Decode(
-        std::vector<int32_t>((*ids)->begin(), (*ids)->end()), request->skip_special_tokens()));
-    return Reply(call, absl::OkStatus());
+    return ReplyWith(call, request->ByteSizeLong(),
+                     [=, this] { return DetokenizeInto(*request, response); });
   }
 
   grpc::ServerUnaryReactor* ServerInfo(grpc::CallbackServerContext* call,
@@ -321,11 +327,43 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
                                                   const char* endpoint, const Request& request) {
     auto call =
         std::make_shared<StreamCall<Response>>(context_, context, endpoint, write_buffer_bytes_);
+    auto* const reactor = call->Open();
+    if (!accepting_)
+      call->OnError(absl::UnavailableError("the router is shutting down"));
+    else if (request.ByteSizeLong() < kHeavyBodyBytes)
+      StartStream(*call, request);
+    else  // with a copy: gRPC's goes when the client does
+      boost::asio::post(context_.heavy, [this, call, request] { StartStream(*call, request); });
+    return reactor;
+  }
+
+  template <typename Response, typename Request>
+  void StartStream(StreamCall<Response>& call, const Request& request) {
+    if (call.ended()) return;
     std::string id = request.request_id();
     if (id.empty()) id = absl::StrFormat("grpc-%016x", RandomId());
-    if (!accepting_)
-      return call->Begin(std::move(id), absl::UnavailableError("the router is shutting down"));
-    return call->Begin(std::move(id), FromProto(context_.model, request));
+    call.Start(std::move(id), FromProto(context_.model, request));
+  }
+
+  absl::Status TokenizeInto(const v1::TokenizeRequest& request,
+                            v1::TokenizeResponse* response) const {
+    BALEEN_ASSIGN_OR_RETURN(const TokenIds ids, TokenizeInput(request));
+    response->mutable_tokens()->Add(ids->begin(), ids->end());
+    response->set_max_model_len(MaxContext());
+    return absl::OkStatus();
+  }
+
+  absl::Status DetokenizeInto(const v1::DetokenizeRequest& request,
+                              v1::DetokenizeResponse* response) const {
+    if (request.tokens().empty()) return absl::OkStatus();
+    BALEEN_ASSIGN_OR_RETURN(
+        const TokenIds ids,
+        PromptFromIds(context_.model,
+                      std::vector<uint32_t>(request.tokens().begin(), request.tokens().end()),
+                      "tokens"));
+    response->set_text(context_.model.tokenizer->Decode(
+        std::vector<int32_t>(ids->begin(), ids->end()), request.skip_special_tokens()));
+    return absl::OkStatus();
   }
 
   absl::StatusOr<TokenIds> TokenizeInput(const v1::TokenizeRequest& request) const {
@@ -336,6 +374,17 @@ class InferenceServiceImpl final : public InferenceService, public v1::Inference
 
   int MaxContext() const {
     return context_.directory.View()->MaxContext(context_.model.max_context);
+  }
+
+  // `answer` fills in the response; for a large request on the thread for them. Both messages live
+  // until Finish, whether the client waits or not.
+  grpc::ServerUnaryReactor* ReplyWith(grpc::CallbackServerContext* call, size_t request_bytes,
+                                      std::function<absl::Status()> answer) {
+    if (request_bytes < kHeavyBodyBytes) return Reply(call, answer());
+    grpc::ServerUnaryReactor* const reactor = call->DefaultReactor();
+    boost::asio::post(context_.heavy,
+                      [reactor, answer = std::move(answer)] { reactor->Finish(ToGrpc(answer())); });
+    return reactor;
   }
 
   static grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* call,

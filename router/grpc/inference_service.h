@@ -12,7 +12,8 @@ namespace baleen::router {
 
 // proto Inference, the public gRPC API: the same requests as over HTTP, parsed, dispatched and
 // turned into text by the same code.
-// Threads: gRPC's callback threads.
+// Threads: gRPC's callback threads, and context.heavy for large requests; its tasks must have ended
+// before this dies.
 class InferenceService {
  public:
   // A client that lets more than `write_buffer_bytes` of one stream pile up is cut off. `context`

@@ -29,10 +29,8 @@ std::string RequestIdOf(const Connection::Request& request) {
 
 }  // namespace
 
-Exchange::Exchange(RouterContext& context, asio::thread_pool& heavy, Connection& connection,
-                   Connection::Request request)
+Exchange::Exchange(RouterContext& context, Connection& connection, Connection::Request request)
     : context_(context),
-      heavy_(heavy),
       connection_(connection),
       request_(std::move(request)),
       received_(context.clock.Now()),

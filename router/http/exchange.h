@@ -10,10 +10,6 @@
 #include "router/http/connection.h"
 #include "router/router_context.h"
 
-namespace boost::asio {
-class thread_pool;
-}
-
 namespace baleen::router {
 
 // One HTTP request and the means to answer it. Lives on its session's coroutine; handlers get a
@@ -22,13 +18,10 @@ class Exchange {
  public:
   using Headers = std::vector<std::pair<std::string, std::string>>;
 
-  Exchange(RouterContext& context, boost::asio::thread_pool& heavy, Connection& connection,
-           Connection::Request request);
+  Exchange(RouterContext& context, Connection& connection, Connection::Request request);
 
   RouterContext& context() { return context_; }
   Connection& connection() { return connection_; }
-  // For work that would hold an I/O thread for long (a prompt of hundreds of kilobytes).
-  boost::asio::thread_pool& heavy() { return heavy_; }
   const Connection::Request& request() const { return request_; }
   absl::string_view path() const { return path_; }  // without the query
   const std::string& body() const { return request_.body(); }
@@ -63,7 +56,6 @@ class Exchange {
   std::string Header(int status, absl::string_view content_type, const Headers& more) const;
 
   RouterContext& context_;
-  boost::asio::thread_pool& heavy_;
   Connection& connection_;
   const Connection::Request request_;
   const TimePoint received_;

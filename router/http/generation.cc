@@ -20,8 +20,6 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr size_t kHeavyBodyBytes = 100 << 10;
-
 // The choices of one request while they are generated.
 class Generation {
  public:
@@ -235,7 +233,7 @@ asio::awaitable<void> ServeGeneration(Exchange& exchange, PrepareGeneration prep
     prepared = prepare(model, exchange.body());
   } else {
     co_await asio::co_spawn(
-        exchange.heavy(),
+        exchange.context().heavy,
         [&]() -> asio::awaitable<void> {
           prepared = prepare(model, exchange.body());
           co_return;

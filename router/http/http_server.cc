@@ -11,7 +11,6 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/strand.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/error.hpp>
 
@@ -43,8 +42,6 @@ class HttpServer::Core {
 
   void Stop() {
     io_.stop();
-    heavy_.stop();
-    heavy_.join();
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
@@ -111,7 +108,6 @@ class HttpServer::Core {
   mutable Mutex mu_;
   Connections connections_ ABSL_GUARDED_BY(mu_);
   asio::io_context io_;
-  asio::thread_pool heavy_{1};  // parses and tokenises long bodies
   tcp::acceptor acceptor_;
   asio::steady_timer ticker_;
   std::vector<std::thread> threads_;
@@ -197,7 +193,7 @@ asio::awaitable<bool> HttpServer::Core::ServeOne(Connection& connection) {
     co_await Refuse(connection, std::move(request), error);
     co_return false;
   }
-  Exchange exchange(context_, heavy_, connection, std::move(request));
+  Exchange exchange(context_, connection, std::move(request));
   co_await Route(exchange);
   context_.metrics.CountRequest(exchange.endpoint, exchange.status());
   co_return exchange.keep_alive() && !connection.gone();
@@ -229,7 +225,7 @@ asio::awaitable<void> HttpServer::Core::Refuse(Connection& connection, Connectio
 
 asio::awaitable<void> HttpServer::Core::EndWith(Connection& connection, Connection::Request request,
                                                 absl::Status status) {
-  Exchange exchange(context_, heavy_, connection, std::move(request));
+  Exchange exchange(context_, connection, std::move(request));
   exchange.set_keep_alive(false);
   exchange.endpoint = "unreadable";
   co_await exchange.ReplyError(std::move(status));

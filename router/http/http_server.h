@@ -22,7 +22,8 @@ struct HttpOptions {
 // The HTTP front end: a listener, a coroutine a connection, and the I/O threads that run them.
 //
 // Threads: Create, the public calls and destruction on the owner's thread. Destroy it only after
-// Stop and when no worker calls back any more.
+// Stop, when no worker calls back any more and `context.heavy`, whose tasks hold connections, is
+// gone.
 class HttpServer {
  public:
   // Listens at once. Unavailable with the address when the port is taken.

@@ -19,8 +19,6 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr size_t kHeavyBodyBytes = 100 << 10;
-
 asio::awaitable<void> ReplyResult(Exchange& exchange, absl::StatusOr<std::string> json) {
   return json.ok() ? exchange.ReplyJson(*std::move(json)) : exchange.ReplyError(json.status());
 }
@@ -34,7 +32,7 @@ asio::awaitable<void> ReplyWith(Exchange& exchange, Answer answer) {
     json = answer(exchange);
   } else {
     co_await asio::co_spawn(
-        exchange.heavy(),
+        exchange.context().heavy,
         [&]() -> asio::awaitable<void> {
           json = answer(exchange);
           co_return;

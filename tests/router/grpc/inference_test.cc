@@ -1,4 +1,7 @@
 // The public gRPC API: its messages and its service.
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <future>
 #include <thread>
 
 #include "proto/inference.grpc.pb.h"
@@ -268,6 +271,85 @@ TEST_F(SmallBufferTest, ADeltaOverTheLimitReachesAReaderThatReads) {
   EXPECT_EQ(response.finish().completion_tokens(), 400'020);
   EXPECT_EQ(server_->context().metrics.slow_readers_cut.Value(), 0);
   EXPECT_TRUE(Quiet());
+}
+
+// Large requests, while the thread that parses them is held up.
+class LargeRequestTest : public InferenceServiceTest {
+ protected:
+  void SetUp() override {
+    InferenceServiceTest::SetUp();
+    Connect();
+    worker_->SetDecode(Says("Hello"));
+    boost::asio::post(server_->context().heavy, [this] { released_.get_future().wait(); });
+  }
+  // Until the thread has done what was posted before.
+  void Release() {
+    std::promise<void> done;
+    boost::asio::post(server_->context().heavy, [&] { done.set_value(); });
+    released_.set_value();
+    done.get_future().wait();
+  }
+  std::unique_ptr<grpc::ClientReader<v1::ChatResponse>> SendLargeChat() {
+    v1::ChatRequest request;
+    request.set_body_json(Chat("Hi").dump() + std::string(kHeavyBodyBytes, ' '));
+    auto stream = stub_->Chat(&context_, request);
+    EXPECT_TRUE(FakeWorker::Eventually([&] { return Streams() == 1; }));
+    return stream;
+  }
+  double Streams() { return server_->context().metrics.streams.Value(); }
+
+  std::promise<void> released_;
+  grpc::ClientContext context_;
+  v1::ChatResponse response_;
+};
+
+TEST_F(LargeRequestTest, DoesNotHoldUpOthers) {
+  const auto large = SendLargeChat();
+  EXPECT_TRUE(Generate(Text("x")).ok());
+  EXPECT_EQ(worker_->decode_requests().size(), 1u);
+  Release();
+  std::string content;
+  while (large->Read(&response_)) content += response_.delta().content();
+  EXPECT_TRUE(large->Finish().ok());
+  EXPECT_EQ(content, "Hello");
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(LargeRequestTest, TokenizesOnThatThreadToo) {
+  v1::TokenizeRequest tokenize;
+  tokenize.set_prompt(std::string(kHeavyBodyBytes, 'x'));
+  v1::TokenizeResponse tokens;
+  grpc::ClientContext late, context;
+  late.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  EXPECT_EQ(stub_->Tokenize(&late, tokenize, &tokens).error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+  Release();
+  ASSERT_TRUE(stub_->Tokenize(&context, tokenize, &tokens).ok());
+  v1::DetokenizeRequest detokenize;
+  *detokenize.mutable_tokens() = tokens.tokens();
+  detokenize.set_skip_special_tokens(true);
+  v1::DetokenizeResponse text;
+  grpc::ClientContext back;
+  ASSERT_TRUE(stub_->Detokenize(&back, detokenize, &text).ok());
+  EXPECT_EQ(text.text(), tokenize.prompt());
+}
+
+TEST_F(LargeRequestTest, AClientThatLeavesBeforeItsTurnIsNeverDispatched) {
+  const auto stream = SendLargeChat();
+  context_.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return Streams() == 0; }));
+  Release();
+  EXPECT_TRUE(worker_->decode_requests().empty());
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(LargeRequestTest, StoppingEndsTheCallAndWaitsForTheThread) {
+  const auto stream = SendLargeChat();
+  std::thread stop([&] { server_.reset(); });
+  EXPECT_FALSE(stream->Finish().ok());
+  released_.set_value();
+  stop.join();
 }
 
 TEST_F(InferenceServiceTest, ModelsTokenizeDetokenizeServerInfo) {
