@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "router/api/response_writer.h"
 
@@ -12,8 +13,12 @@ class GenerateWriter final : public ResponseWriter {
 
   void OnDelta(int index, const OutputDelta& delta, const Usage& so_far, Events* events) override {
     Add(index, delta);
-    if (context_.request->stream && delta.has_text())
-      events->push_back(Dump(State(index, so_far, nullptr)));
+    if (!context_.request->stream || !delta.has_text()) return;
+    Json state = State(index, so_far, nullptr);
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    if (!std::exchange(choice.prompt_sent, true))
+      AddPromptLogprobs(choice.input_logprobs, choice.input_top, &state);
+    events->push_back(Dump(state));
   }
 
   void OnEnding(int index, const OutputEnding& ending, const Usage& usage,
@@ -24,6 +29,7 @@ class GenerateWriter final : public ResponseWriter {
     if (ending.info.reason == TokenFinish::kLength) reason["length"] = usage.completion_tokens;
     Choice& choice = choices_[static_cast<size_t>(index)];
     choice.final = State(index, usage, std::move(reason));
+    AddPromptLogprobs(std::move(choice.input_logprobs), std::move(choice.input_top), &choice.final);
     if (ending.info.steps > 0) {
       choice.final["meta_info"]["spec_verify_ct"] = ending.info.steps;
       choice.final["meta_info"]["spec_accept_length"] =
@@ -49,6 +55,7 @@ class GenerateWriter final : public ResponseWriter {
     Json output_logprobs = Json::array();
     Json input_top = Json::array();  // by token, a list of alternatives
     Json output_top = Json::array();
+    bool prompt_sent = false;  // an event with the input lists
     Json final;
   };
 
@@ -91,6 +98,7 @@ class GenerateWriter final : public ResponseWriter {
     return ids.size() == 1 ? ids.front() : ids[static_cast<size_t>(index)];
   }
 
+  // All of the choice so far, but for the prompt's logprobs.
   Json State(int index, const Usage& usage, Json finish_reason) const {
     const Choice& choice = choices_[static_cast<size_t>(index)];
     Json meta = {{"id", IdOf(index)}};
@@ -98,18 +106,20 @@ class GenerateWriter final : public ResponseWriter {
     meta["prompt_tokens"] = usage.prompt_tokens;
     meta["completion_tokens"] = usage.completion_tokens;
     meta["cached_tokens"] = usage.cached_tokens;
-    if (context_.request->output.logprobs) {
-      meta["input_token_logprobs"] = choice.input_logprobs;
-      meta["output_token_logprobs"] = choice.output_logprobs;
-    }
-    if (context_.request->output.top_logprobs > 0) {
-      meta["input_top_logprobs"] = choice.input_top;
-      meta["output_top_logprobs"] = choice.output_top;
-    }
+    if (context_.request->output.logprobs) meta["output_token_logprobs"] = choice.output_logprobs;
+    if (context_.request->output.top_logprobs > 0) meta["output_top_logprobs"] = choice.output_top;
     Json state = {{"text", choice.text}, {"output_ids", choice.ids}};
     state["meta_info"] = std::move(meta);
     if (batch_) state["index"] = index;
     return state;
+  }
+
+  // In a stream only to the first event and the last: they do not change, and are as long as the
+  // prompt.
+  void AddPromptLogprobs(Json entries, Json top, Json* state) const {
+    Json& meta = (*state)["meta_info"];
+    if (context_.request->output.logprobs) meta["input_token_logprobs"] = std::move(entries);
+    if (context_.request->output.top_logprobs > 0) meta["input_top_logprobs"] = std::move(top);
   }
 
   const ResponseContext context_;

@@ -40,7 +40,8 @@ class ResponseWriter {
 std::unique_ptr<ResponseWriter> MakeChatWriter(ResponseContext context);
 // OpenAI's completions, one choice a prompt.
 std::unique_ptr<ResponseWriter> MakeCompletionsWriter(ResponseContext context);
-// SGLang's /generate: the text of an event is all of it so far. `batch`: the reply is a list.
+// SGLang's /generate: the text of an event is all of it so far; the prompt's logprobs are in the
+// first event of a choice and in its last. `batch`: the reply is a list.
 std::unique_ptr<ResponseWriter> MakeGenerateWriter(ResponseContext context, bool batch);
 
 // {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}

@@ -94,6 +94,28 @@ TEST_F(WriterTest, GenerateSendsAllOfTheTextEachTime) {
   EXPECT_EQ(last["output_ids"], Json::parse("[5,5]"));
 }
 
+TEST_F(WriterTest, GenerateSendsThePromptsLogprobsFirstAndLast) {
+  request_.stream = true;
+  request_.output.logprobs = true;
+  request_.output.top_logprobs = 1;
+  const auto writer = MakeGenerateWriter(Context(), /*batch=*/true);
+  const TokenLogprob t{.token = 5, .logprob = -0.5, .top = {{5, -0.5}}};
+  OutputDelta delta;
+  delta.prompt_logprobs = {t, t};
+  writer->OnDelta(1, delta, {}, &events_);  // no text, no event
+  for (const char* text : {"a", "b"}) writer->OnDelta(1, TextDelta(text), {}, &events_);
+  writer->OnEnding(1, {}, {}, &events_);
+  std::vector<size_t> entries, top;
+  for (const std::string& event : events_) {
+    const Json meta = Json::parse(event)["meta_info"];
+    EXPECT_TRUE(meta.contains("output_token_logprobs")) << event;
+    entries.push_back(meta.value("input_token_logprobs", Json()).size());
+    top.push_back(meta.value("input_top_logprobs", Json()).size());
+  }
+  EXPECT_THAT(entries, ElementsAre(2, 0, 2));
+  EXPECT_THAT(top, ElementsAre(2, 0, 2));
+}
+
 TEST_F(WriterTest, GenerateGivesAlternativesAndTextsWhenAskedFor) {
   request_.output.logprobs = true;
   request_.output.top_logprobs = 1;
