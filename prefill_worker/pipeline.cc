@@ -107,7 +107,7 @@ void Pipeline::State::SetMembers(const std::vector<worker::MemberInfo>& infos) {
 
 // Once the previous stage is known and its link is up.
 void Pipeline::State::OfferSlots() {
-  if (index == 0 || members.empty() || previous || closed) return;
+  if (index == 0 || std::ssize(members) < index || previous || closed) return;
   const std::optional<LinkId> link = links.Find(members[size_t(index) - 1]);
   const auto info = link ? links.Info(*link) : std::nullopt;
   if (!info || info->state != LinkState::kUp) return;
