@@ -20,8 +20,8 @@ struct ModelInfo {
   std::unique_ptr<const tokenizer::Tokenizer> tokenizer;
   chat::ChatStyle chat_style = chat::ChatStyle::kV32;
   std::unique_ptr<const chat::MarkerTable> markers;  // of the tokenizer's added tokens
-  int vocab_size = 0;   // rows of the head; ids at or above it do not exist
-  int max_context = 0;  // tokens, prompt and answer together
+  int vocab_size = 0;                                // rows of the embedding and the head
+  int max_context = 0;                               // tokens, prompt and answer together
   uint32_t bos = 0;
   std::vector<uint32_t> eos;        // config.json's, which the workers know too
   std::vector<uint32_t> extra_eos;  // only generation_config.json's: sent as stop ids
@@ -30,6 +30,8 @@ struct ModelInfo {
   float default_top_p = 0.95f;
 
   bool IsEos(uint32_t token) const;
+  // Ids at or above it have no token, though they may have a row.
+  int token_limit() const { return tokenizer->vocab_limit(); }
 
   // Reads config.json, tokenizer.json and, where present, generation_config.json of `directory`.
   // An empty `name` means the directory's own. Errors name the file and the field.

@@ -13,9 +13,9 @@ namespace {
 constexpr char kTooLong[] = "context_length_exceeded";
 
 absl::Status CheckId(const ModelInfo& model, uint64_t id, absl::string_view param) {
-  if (id < static_cast<uint64_t>(model.vocab_size)) return absl::OkStatus();
+  if (id < static_cast<uint64_t>(model.token_limit())) return absl::OkStatus();
   return BadParam(param,
-                  absl::StrCat(id, " is not a token id (vocabulary of ", model.vocab_size, ")"));
+                  absl::StrCat(id, " is not a token id (vocabulary of ", model.token_limit(), ")"));
 }
 
 bool IsListOf(const Json& value, bool (*is)(const Json&)) {

@@ -180,7 +180,7 @@ absl::Status CompleteSampling(const ModelInfo& model, ClientRequest* request) {
   if (!s.has_seed()) s.set_seed(RandomId());
   if (!s.ignore_eos())
     for (uint32_t id : model.extra_eos) s.add_stop_token_ids(id);
-  if (auto e = CheckSampling(s, model.vocab_size); !e.ok()) return e;
+  if (auto e = CheckSampling(s, model.token_limit()); !e.ok()) return e;
   if (request->max_new_tokens > 0 && s.min_new_tokens() > request->max_new_tokens)
     return BadParam("min_tokens", "must not be more than max_tokens");
   return CheckStop(request->output.stop);

@@ -49,6 +49,16 @@ TEST(PromptFields, BadPromptsAreRefused) {
   }
 }
 
+// The real checkpoint's head has more rows than its tokenizer has tokens.
+TEST(PromptFields, AnIdWithARowButNoTokenIsRefused) {
+  auto model = ModelInfo::Load(BALEEN_SOURCE_DIR "/models/tiny-dsv32", "tiny");
+  ASSERT_THAT(model, IsOk());
+  model->vocab_size = 8192;
+  ClientRequest request;
+  EXPECT_THAT(ReadPrompts(*model, Json::parse("[5,4096]"), "prompt", true, &request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("4096 is not a token id")));
+}
+
 TEST(PromptFields, TheModelsNameIsChecked) {
   EXPECT_THAT(CheckModel(TinyModel(), std::nullopt), IsOk());
   EXPECT_THAT(CheckModel(TinyModel(), "tiny"), IsOk());
