@@ -46,8 +46,9 @@ struct ExpertWindowOptions {
 // before.
 //
 // When a peer does not come in time or Abort was called, the device waits no more: calls end with
-// memory that means nothing, and status() names the reason. Recordings of its calls must end before
-// the window does.
+// memory that means nothing, and status() names the reason. A rank that went on without a peer
+// sends nothing more, so that the others miss it and take none of what it makes of that memory.
+// Recordings of its calls must end before the window does.
 //
 // Threads: the step thread; Abort and status from any.
 class ExpertWindow {

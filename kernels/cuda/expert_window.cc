@@ -1,13 +1,12 @@
 #include "kernels/cuda/expert_window.h"
 
-#include <unistd.h>
-
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/ids.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/peer_memory.h"
@@ -19,11 +18,17 @@ constexpr size_t kPartAlignment = 256;
 
 // Where this window is. On the wire as it lies here, after the shape.
 struct Place {
-  int64_t process;  // within which a device's pointers are good
+  uint64_t process;  // within which a device's pointers are good: ThisProcess()
   uint64_t base;
   // followed by what PeerMemory::Export says of it
 };
 static_assert(std::is_trivially_copyable_v<WindowShape> && std::is_trivially_copyable_v<Place>);
+
+// Not the pid: containers number their processes each for themselves.
+uint64_t ThisProcess() {
+  static const uint64_t id = RandomId();
+  return id;
+}
 
 template <typename T>
 absl::string_view BytesOf(const T& value) {
@@ -75,7 +80,7 @@ class PeerWindow final : public ExpertWindow {
     BALEEN_CUDA_CHECK(cudaMemset(counters_, 0, kCounterBytes));
     BALEEN_CUDA_CHECK(cudaDeviceSynchronize());  // before a peer writes there
     BALEEN_ASSIGN_OR_RETURN(const std::string handle, peer_memory_->Export(base(), layout_.bytes));
-    const Place place = {getpid(), reinterpret_cast<uint64_t>(base())};
+    const Place place = {ThisProcess(), reinterpret_cast<uint64_t>(base())};
     exported_ = absl::StrCat(BytesOf(ShapeOf(options_)), BytesOf(place), handle);
     return absl::OkStatus();
   }
@@ -98,6 +103,7 @@ class PeerWindow final : public ExpertWindow {
     call_.scales = layout_.scales;
     call_.x = layout_.x;
     call_.results = layout_.results;
+    call_.gave_up = static_cast<uint32_t*>(counters_) + 4;
     call_.failure = failure_;
     call_.deadline_ns =
         uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(options_.deadline).count());
@@ -137,7 +143,8 @@ class PeerWindow final : public ExpertWindow {
   }
 
  private:
-  static constexpr size_t kCounterBytes = 4 * sizeof(uint32_t);  // two for each kind of call
+  static constexpr size_t kCounterBytes =
+      5 * sizeof(uint32_t);  // two for each kind of call, gave_up
 
   std::byte* base() const { return static_cast<std::byte*>(window_); }
 
@@ -157,7 +164,7 @@ class PeerWindow final : public ExpertWindow {
     if (rest.size() < sizeof(place))
       return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " does not say where it is"));
     std::memcpy(&place, rest.data(), sizeof(place));
-    if (place.process == getpid()) {
+    if (place.process == ThisProcess()) {
       auto* const there = reinterpret_cast<std::byte*>(place.base);
       BALEEN_RETURN_IF_ERROR(ReachDeviceOf(there, device_));
       return there;

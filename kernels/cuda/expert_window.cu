@@ -30,16 +30,19 @@ __device__ uint32_t* Flag(const WindowCall& c, int window, int rank) {
   return reinterpret_cast<uint32_t*>(c.window[window] + c.flags + size_t(rank) * kFlagBytes);
 }
 
-// Until `rank` has made call number `call`, or nothing is waited for any more.
+// Until `rank` has made call number `call`, or nothing is waited for any more: then this rank makes
+// no more calls, because it would send its peers what it computed without the missing rows.
 __device__ void Await(const WindowCall& c, int rank, uint32_t call) {
   volatile int32_t* const failure = c.failure;
   const uint32_t* const flag = Flag(c, c.rank, rank);
   const uint64_t start = Nanoseconds();
   for (int polls = 0; int32_t(LoadAcquire(flag) - call) < 0; ++polls) {
     if (polls % kPollsPerLook != 0) continue;
-    if (*failure != 0) return;
-    if (Nanoseconds() - start < c.deadline_ns) continue;
-    *failure = rank + 1;  // of several missing ranks any will do
+    if (*failure == 0) {
+      if (Nanoseconds() - start < c.deadline_ns) continue;
+      *failure = rank + 1;  // of several missing ranks any will do
+    }
+    *c.gave_up = 1;
     return;
   }
 }
@@ -94,6 +97,7 @@ __global__ __launch_bounds__(kThreads) void DispatchKernel(const __grid_constant
                                                            const std::byte* x,
                                                            const std::byte* scales,
                                                            const int32_t* ids) {
+  if (*c.gave_up != 0) return;
   const int row = blockIdx.x;
   if (row < c.rows) {
     const int32_t* const row_ids = ids + size_t(row) * c.topk;
@@ -119,6 +123,7 @@ __global__ __launch_bounds__(kThreads) void DispatchKernel(const __grid_constant
 // CTA i: received row i, whose source is rank i / rows.
 __global__ __launch_bounds__(kThreads) void CollectKernel(const __grid_constant__ WindowCall c,
                                                           const std::byte* expert_out) {
+  if (*c.gave_up != 0) return;
   const int received = blockIdx.x;
   if (received < c.ranks * c.rows) {
     const auto* const ids =

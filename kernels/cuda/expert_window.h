@@ -67,6 +67,9 @@ struct WindowCall {
   // of calls made.
   uint32_t* finished = nullptr;
   uint32_t* calls = nullptr;
+  // Of both kinds of call, in this device's memory: 1 once a call ended without a peer. From then
+  // on calls do nothing, and the peers miss this rank.
+  uint32_t* gave_up = nullptr;
   int32_t* failure = nullptr;  // in host memory: 0, 1 + a missing rank, or kWindowAborted
   uint64_t deadline_ns = 0;
 };

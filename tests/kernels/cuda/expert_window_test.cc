@@ -131,6 +131,33 @@ TEST_F(ExpertWindowFaults, AbortEndsTheWaiting) {
   BALEEN_EXPECT_OK(group[1]->window->status());
 }
 
+// What it computes without the others' rows must not be taken for its part.
+TEST_F(ExpertWindowFaults, ARankThatGaveUpSendsNothingMore) {
+  constexpr int kRows = 5;
+  ExpertWindowOptions options = WindowOptions(2, 256, true);
+  options.deadline = milliseconds(300);
+  auto group = MakeGroup(options);
+  std::vector<WindowRank::Operands> operands;
+  std::vector<Matrix> outputs;
+  const size_t pairs = size_t(options.ranks * kRows * options.topk);
+  for (uint32_t r = 0; r < 2; ++r) {
+    operands.push_back(group[r]->Put(SomeRows(options, kRows, r), kRows));
+    outputs.push_back(group[r]->PutOutputs(Noise(pairs * group[r]->out_bytes(), r)));
+  }
+  group[0]->Dispatch(operands[0]);
+  group[0]->window->Abort();
+  group[0]->window->Collect(outputs[0]);
+  group[0]->Dispatch(operands[0]);
+  group[0]->backend().Synchronize();
+  group[1]->Dispatch(operands[1]);  // rank 0 has sent its rows before it gave up
+  group[1]->backend().Synchronize();
+  BALEEN_EXPECT_OK(group[1]->window->status());
+  group[1]->window->Collect(outputs[1]);
+  group[1]->backend().Synchronize();
+  EXPECT_THAT(group[1]->window->status(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 0 did not come")));
+}
+
 TEST_F(ExpertWindowFaults, RanksThatDifferAreRefusedByName) {
   ExpertWindowOptions options = WindowOptions(2, 256, true);
   WindowRank first(options);
