@@ -244,6 +244,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::strin
   BALEEN_RETURN_IF_ERROR(f.status());
   BALEEN_RETURN_IF_ERROR(ReadRope(f, file, c.rope));
   BALEEN_RETURN_IF_ERROR(CheckQuantization(f, file));
+  c.fp8_experts = f.Find("quantization_config") != nullptr;
   return c;
 }
 

@@ -57,6 +57,8 @@ struct ModelConfig {
   int index_head_dim = 0;
   int index_topk = 0;
 
+  bool fp8_experts = false;  // routed experts are stored in fp8: the file has quantization_config
+
   int qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   int shared_intermediate_size() const { return n_shared_experts * moe_intermediate_size; }
   bool has_mtp() const { return num_nextn_predict_layers > 0; }

@@ -43,8 +43,8 @@ void Moe(const StepContext& step, const MoeWeights& w) {
   const int topk = step.config.num_experts_per_tok;
   ChooseExperts(step, w);
 
-  const ExpertExchange::Received in =
-      step.exchange.Dispatch(step.act.h, step.act.h8, a.expert_ids, topk);
+  const kernels::Quantized h8 = step.config.fp8_experts ? step.act.h8 : kernels::Quantized{};
+  const ExpertExchange::Received in = step.exchange.Dispatch(step.act.h, h8, a.expert_ids, topk);
   BALEEN_CHECK(int64_t{in.rows} * topk <= a.expert_out.rows);
   const kernels::Matrix out = FirstRows(a.expert_out, in.rows * topk);
   step.backend.Experts({.x = in.x,

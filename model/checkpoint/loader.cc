@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
@@ -137,6 +138,7 @@ class Loader {
     const WeightSpec& spec = *p.spec;
     BALEEN_ASSIGN_OR_RETURN(p.tensor, source_.Find(spec.name));
     BALEEN_RETURN_IF_ERROR(CheckShape(p.tensor, spec.shape));
+    BALEEN_RETURN_IF_ERROR(CheckExpert(p));
     switch (p.tensor.entry->dtype) {
       case FileDType::kF32:
       case FileDType::kBf16:
@@ -152,6 +154,16 @@ class Loader {
                  absl::StrCat(FileDTypeName(p.tensor.entry->dtype), " is not accepted here; ",
                               spec.form == WeightForm::kQuantizable ? "F8_E4M3, " : "",
                               "F32, BF16 and F16 are"));
+  }
+
+  // Ranks send each other rows in the form that their experts take.
+  absl::Status CheckExpert(const Placement& p) const {
+    const bool fp8 = p.tensor.entry->dtype == FileDType::kF8E4M3;
+    if (!absl::StrContains(p.spec->name, ".mlp.experts.") || fp8 == config_.fp8_experts)
+      return absl::OkStatus();
+    return Error(p.tensor, "dtype",
+                 absl::StrCat(FileDTypeName(p.tensor.entry->dtype), ", but config.json has ",
+                              config_.fp8_experts ? "a" : "no", " quantization_config"));
   }
 
   absl::Status FindScales(Placement& p) {

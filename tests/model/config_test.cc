@@ -47,6 +47,7 @@ TEST(ModelConfig, WithoutAnIndexerEveryKeyIsAttendedTo) {
   const auto config = ParseModelConfig(json.dump(), "config.json");
   BALEEN_ASSERT_OK(config);
   EXPECT_FALSE(config->has_indexer);
+  EXPECT_FALSE(config->fp8_experts);
   EXPECT_EQ(config->index_head_dim, 0);
   EXPECT_FALSE(config->rope.yarn);
   EXPECT_THAT(config->eos_token_ids, ElementsAre(1, 5));

@@ -93,6 +93,7 @@ inline model::ModelConfig PartialBlockConfig() {
   c.index_n_heads = 2;
   c.index_head_dim = 64;
   c.index_topk = 8;
+  c.fp8_experts = true;
   return c;
 }
 

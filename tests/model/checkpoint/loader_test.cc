@@ -313,6 +313,13 @@ TEST_F(LoaderTest, WrongDTypesAreRefused) {
   as(kLayer + "self_attn.q_a_proj.weight_scale_inv", "BF16", 2);
 }
 
+TEST_F(LoaderTest, ExpertsMustBeStoredAsConfigJsonSays) {
+  config_.fp8_experts = false;
+  EXPECT_THAT(Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                               AllOf(HasSubstr("mlp.experts.0"), HasSubstr("F8_E4M3"),
+                                     HasSubstr("no quantization_config"))));
+}
+
 TEST_F(LoaderTest, FusedHalvesOfDifferentDTypesAreRefused) {
   const std::string name = kLayer + "mlp.experts.0.up_proj.weight";
   auto& t = tensors_.at(name);
