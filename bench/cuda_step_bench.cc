@@ -218,7 +218,7 @@ class Process {
 
   StepTime PrefillStep(const CellBatch& cell) {
     const auto begin = std::chrono::steady_clock::now();
-    forward_->RunLayers(cell.batch());
+    forward_->RunMain(cell.batch());
     const std::chrono::duration<double> host = std::chrono::steady_clock::now() - begin;
     backend_.Synchronize();
     const std::chrono::duration<double> total = std::chrono::steady_clock::now() - begin;

@@ -273,7 +273,7 @@ class Bench {
   }
 
   void Step(int head_rows) {
-    forward_->RunLayers({rows_.tokens, rows_.positions, rows_.sequences, page_table_, stride_});
+    forward_->RunMain({rows_.tokens, rows_.positions, rows_.sequences, page_table_, stride_});
     std::vector<int32_t> last;
     for (int i = 0; i < head_rows; ++i) {
       last.push_back(static_cast<int32_t>(rows_.tokens.size()) - head_rows + i);

@@ -55,7 +55,7 @@ std::vector<PrefillResult> PrefillStep::Run(std::span<const PrefillChunk> chunks
     last_rows_.push_back(batch_.rows() - 1);
   }
   BALEEN_CHECK(batch_.rows() <= options_.max_rows);
-  forward_.RunLayers(batch_.batch());
+  forward_.RunMain(batch_.batch());
   if (!options_.shard.last()) return {};
 
   std::vector<PrefillResult> results(chunks.size());

@@ -136,7 +136,7 @@ class ShardForward final : public Forward {
 
   Matrix stream() override { return activations_.stream; }
 
-  void RunLayers(const Batch& batch) override {
+  void RunMain(const Batch& batch) override {
     batch_.Upload(batch, {}, shard_.first() ? config_.vocab_size : 0);
     RunMain(batch_.rows());
   }
@@ -236,7 +236,7 @@ class ShardForward final : public Forward {
             .layout = options_.layout};
   }
 
-  // The rows that the last RunLayers or RunMtp left.
+  // The rows that the last RunMain or RunMtp left.
   Matrix HiddenRows(Hidden of) const {
     return of == Hidden::kMain ? FirstRows(activations_.hidden, main_rows_)
                                : FirstRows(activations_.mtp_hidden, mtp_rows_);
@@ -270,7 +270,7 @@ class ShardForward final : public Forward {
   const float* rope_cos_ = nullptr;
   const float* rope_sin_ = nullptr;
   std::vector<float> logits_;  // of the last Logits
-  int main_rows_ = 0;          // of the last RunLayers
+  int main_rows_ = 0;          // of the last RunMain
   int mtp_rows_ = 0;           // of the last RunMtp
   LayerObserver observer_ = nullptr;
   void* observer_context_ = nullptr;

@@ -82,15 +82,15 @@ class Forward {
   // read from the host but what the arguments say.
   virtual void RunMain(const DeviceRows& rows) = 0;
   // The same for a batch in host memory.
-  virtual void RunLayers(const Batch& batch) = 0;
+  virtual void RunMain(const Batch& batch) = 0;
 
   // Runs the MTP module: tokens[r] is the token at positions[r] + 1, and the hidden state of row r
-  // is row hidden_rows[r] of the last RunLayers (kMain) or of the last RunMtp (kMtp).  (3.8)
+  // is row hidden_rows[r] of the last RunMain (kMain) or of the last RunMtp (kMtp).  (3.8)
   enum class Hidden : uint8_t { kMain, kMtp };
   virtual void RunMtp(const DeviceRows& rows, Hidden from, const int32_t* hidden_rows) = 0;
   virtual void RunMtp(const Batch& batch, Hidden from, std::span<const int32_t> hidden_rows) = 0;
 
-  // Head logits [count, vocab_size] f32 of the named rows of the last RunLayers (kMain) or RunMtp
+  // Head logits [count, vocab_size] f32 of the named rows of the last RunMain (kMain) or RunMtp
   // (kMtp), count <= max_head_rows, in the backend's memory, valid until the next call. `rows`: in
   // the backend's memory.
   virtual kernels::Matrix Head(Hidden of, const int32_t* rows, int count) = 0;

@@ -62,7 +62,7 @@ std::vector<int32_t> Reference(std::vector<int32_t> tokens, const model::Samplin
     positions.clear();
     for (size_t i = 0; i < tokens.size(); ++i) positions.push_back(static_cast<int>(i));
     sequences.assign(tokens.size(), 0);
-    host.forward.RunLayers({tokens, positions, sequences, page_table, 20});
+    host.forward.RunMain({tokens, positions, sequences, page_table, 20});
     const int32_t row[] = {static_cast<int32_t>(tokens.size()) - 1};
     sampling.Clear();
     sampling.AddSequence(params, history, static_cast<int>(tokens.size()), {});

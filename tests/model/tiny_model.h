@@ -91,7 +91,7 @@ class TinyShard {
             .page_table_stride = stride_};
   }
 
-  void Run(const Rows& rows) { forward_->RunLayers(BatchOf(rows)); }
+  void Run(const Rows& rows) { forward_->RunMain(BatchOf(rows)); }
 
   // Logits of one row of the last run.
   std::vector<float> LogitsOf(int row, model::Forward::Hidden of = model::Forward::Hidden::kMain) {

@@ -76,7 +76,7 @@ class FakeForward : public model::Forward {
     return {.data = stream_.data(), .rows = kMaxRows, .cols = kDim, .stride = kDim};
   }
 
-  void RunLayers(const model::Batch& batch) override { RunMain(RowsOf(batch)); }
+  void RunMain(const model::Batch& batch) override { RunMain(RowsOf(batch)); }
 
   void RunMain(const model::DeviceRows& rows) override {
     const int count = rows.map.rows;

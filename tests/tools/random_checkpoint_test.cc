@@ -33,7 +33,7 @@ std::vector<float> Logits(const model::ModelConfig& config, kernels::Backend& ba
   testing::Rows rows;
   for (int i = 0; i < 20; ++i) rows.Add(0, i, std::vector<int32_t>{i * 37});
   const int32_t page = 0;
-  forward->RunLayers({.tokens = rows.tokens,
+  forward->RunMain({.tokens = rows.tokens,
                       .positions = rows.positions,
                       .sequences = rows.sequences,
                       .page_table = {&page, 1},
