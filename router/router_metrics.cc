@@ -23,7 +23,8 @@ RouterMetrics::RouterMetrics(Metrics& m)
       stop_string_hits(
           m.Counter("router_stop_string_hits_total", "Requests ended by a stop string")),
       attempts(m.Gauge("router_attempts", "Running pairs of prefill and decode streams")),
-      streams(m.Gauge("router_streams", "Responses being streamed")),
+      requests(m.Gauge("router_requests_running",
+                       "Chats, completions and generations from their arrival to the last byte")),
       connections(m.Gauge("router_http_connections", "Open HTTP connections")) {}
 
 void RouterMetrics::CountRequest(const std::string& endpoint, int http_status) {

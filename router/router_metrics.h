@@ -15,9 +15,7 @@ class RouterMetrics {
   void CountRequest(const std::string& endpoint, int http_status);
   void CountRejection(const std::string& reason);
   void CountUnknownField(const std::string& endpoint);
-  static void Observe(prometheus::Histogram& h, Duration d) {
-    h.Observe(std::chrono::duration<double>(d).count());
-  }
+  static void Observe(prometheus::Histogram& h, Duration d) { h.Observe(Seconds(d)); }
   std::string Serialize() const { return metrics_.Serialize(); }
 
  private:
@@ -37,8 +35,20 @@ class RouterMetrics {
   prometheus::Counter& slow_readers_cut;
   prometheus::Counter& stop_string_hits;
   prometheus::Gauge& attempts;  // running pairs of legs
-  prometheus::Gauge& streams;   // responses being streamed
+  prometheus::Gauge& requests;  // for text, over either wire, from arrival to the last byte
   prometheus::Gauge& connections;
+};
+
+// Counts one in a gauge for as long as it lives.
+class Counted {
+ public:
+  explicit Counted(prometheus::Gauge& gauge) : gauge_(gauge) { gauge_.Increment(); }
+  ~Counted() { gauge_.Decrement(); }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  prometheus::Gauge& gauge_;
 };
 
 }  // namespace baleen::router

@@ -38,7 +38,8 @@ class StreamCall final : public GenerationSink,
  public:
   class Reactor final : public grpc::ServerWriteReactor<Response> {
    public:
-    explicit Reactor(std::shared_ptr<StreamCall> call) : call_(std::move(call)) {}
+    explicit Reactor(std::shared_ptr<StreamCall> call)
+        : call_(std::move(call)), counted_(call_->context_.metrics.requests) {}
     void OnWriteDone(bool ok) override { call_->WriteDone(ok); }
     void OnCancel() override { call_->ClientGone(); }
     void OnDone() override {
@@ -48,6 +49,7 @@ class StreamCall final : public GenerationSink,
 
    private:
     const std::shared_ptr<StreamCall> call_;
+    const Counted counted_;
   };
 
   // `call` lives until the reactor's OnDone.
@@ -66,7 +68,6 @@ class StreamCall final : public GenerationSink,
       MutexLock lock(mu_);
       reactor_ = reactor;
     }
-    context_.metrics.streams.Increment();
     return reactor;
   }
   // Starts the request, on any thread; once, after Open.
@@ -185,7 +186,6 @@ class StreamCall final : public GenerationSink,
     handle.swap(handle_);
     reactor_ = nullptr;
     entry_.reset();
-    context_.metrics.streams.Decrement();
   }
 
   void PushFinish(const FinishInfo* info) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {

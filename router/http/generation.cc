@@ -206,11 +206,9 @@ asio::awaitable<void> Generation::Serve() {
   connection.StartWatching([mailbox = mailbox_] { mailbox->Wake(); });
   absl::Status status = Dispatch();
   const std::deque<RequestRegistry::Entry> entries = Register();
-  if (request_->stream) context_.metrics.streams.Increment();
   if (status.ok()) status = co_await Run();
   CancelAll();
   if (!connection.gone()) co_await Answer(std::move(status));
-  if (request_->stream) context_.metrics.streams.Decrement();
   if (!connection.gone()) co_return;
   if (connection.was_slow()) context_.metrics.slow_readers_cut.Increment();
   exchange_.set_status(499);
@@ -229,6 +227,7 @@ void CountUnknown(Exchange& exchange, const ClientRequest& request) {
 asio::awaitable<void> ServeGeneration(Exchange& exchange, PrepareGeneration prepare) {
   absl::StatusOr<PreparedGeneration> prepared = absl::InternalError("not prepared");
   const ModelInfo& model = exchange.context().model;
+  const Counted counted(exchange.context().metrics.requests);
   if (exchange.body().size() < kHeavyBodyBytes) {
     prepared = prepare(model, exchange.body());
   } else {

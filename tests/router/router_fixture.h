@@ -84,7 +84,7 @@ class RouterFixture : public ::testing::Test {
             if (a.requests != 0 || a.tokens != 0) return false;
       return server_->context().dispatcher.live() == 0 && server_->context().registry.size() == 0 &&
              server_->context().metrics.attempts.Value() == 0 &&
-             server_->context().metrics.streams.Value() == 0 &&
+             server_->context().metrics.requests.Value() == 0 &&
              (worker_ == nullptr || worker_->running() == 0);
     };
     if (FakeWorker::Eventually(quiet)) return ::testing::AssertionSuccess();
@@ -92,7 +92,7 @@ class RouterFixture : public ::testing::Test {
            << server_->context().dispatcher.live() << " live, "
            << server_->context().registry.size() << " registered, "
            << server_->context().metrics.attempts.Value() << " attempts, "
-           << server_->context().metrics.streams.Value() << " streams, "
+           << server_->context().metrics.requests.Value() << " running, "
            << (worker_ == nullptr ? 0 : worker_->running()) << " worker calls";
   }
 

@@ -293,10 +293,10 @@ class LargeRequestTest : public InferenceServiceTest {
     v1::ChatRequest request;
     request.set_body_json(Chat("Hi").dump() + std::string(kHeavyBodyBytes, ' '));
     auto stream = stub_->Chat(&context_, request);
-    EXPECT_TRUE(FakeWorker::Eventually([&] { return Streams() == 1; }));
+    EXPECT_TRUE(FakeWorker::Eventually([&] { return Requests() == 1; }));
     return stream;
   }
-  double Streams() { return server_->context().metrics.streams.Value(); }
+  double Requests() { return server_->context().metrics.requests.Value(); }
 
   std::promise<void> released_;
   grpc::ClientContext context_;
@@ -338,9 +338,26 @@ TEST_F(LargeRequestTest, AClientThatLeavesBeforeItsTurnIsNeverDispatched) {
   const auto stream = SendLargeChat();
   context_.TryCancel();
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
-  EXPECT_TRUE(FakeWorker::Eventually([&] { return Streams() == 0; }));
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return Requests() == 0; }));
   Release();
   EXPECT_TRUE(worker_->decode_requests().empty());
+  EXPECT_TRUE(Quiet());
+}
+
+TEST_F(LargeRequestTest, ADrainWaitsForThoseThatCameBefore) {
+  const auto large = SendLargeChat();
+  HttpClient http = Client();
+  http.Send(HttpClient::Format("POST", "/v1/completions",
+                               R"({"prompt":"x"})" + std::string(kHeavyBodyBytes, ' ')));
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return Requests() == 2; }));
+  std::thread drain([&] { server_->Drain(); });
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return HttpClient(server_->http_port()).AtEnd(); }));
+  Release();
+  EXPECT_EQ(http.Read().status, 200);
+  while (large->Read(&response_)) {
+  }
+  EXPECT_TRUE(large->Finish().ok());
+  drain.join();
   EXPECT_TRUE(Quiet());
 }
 
