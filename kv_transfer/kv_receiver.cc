@@ -1,7 +1,7 @@
 #include "kv_transfer/kv_receiver.h"
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <map>
 #include <optional>
 #include <utility>
@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "kv_transfer/decode_attempt.h"
+#include "kv_transfer/grant_state.h"
 #include "spdlog/spdlog.h"
 
 namespace baleen::kv_transfer {
@@ -41,9 +41,9 @@ class KvReceiver::Core : public std::enable_shared_from_this<KvReceiver::Core> {
   void Grant(GrantRequest request);
   void Release(AttemptId id);
   void Cancel(AttemptId id, const absl::Status& reason);
+  Counts counts() const;
 
   LinkTable& links_;
-  std::atomic<int> granted_{0}, receiving_{0}, ready_{0}, quarantined_{0}, quarantined_pages_{0};
 
  private:
   struct Writer {  // one stage
@@ -55,16 +55,16 @@ class KvReceiver::Core : public std::enable_shared_from_this<KvReceiver::Core> {
     bool settled = false;              // writes nothing any more
     std::optional<LinkId> drained_on;  // where Drain went last
     bool acked = false;                // DrainAck came over that link
+    bool fenced = false;               // did not answer Drain: its link was closed
   };
   struct Record {
     GrantRequest request;
     GrantId grant;
-    DecodeState state = DecodeState::kWaiting;
+    GrantState state = GrantState::kGranted;
     std::vector<Writer> writers;
     std::optional<HandoffRecord> handoff;
-    TimePoint granted_at, renewed, progress, quarantine_start;
+    TimePoint renewed, progress, quarantine_start;
     int total_pages = 0;
-    bool fenced = false;  // writers that did not answer Drain were fenced
   };
 
   void OnChunkDone(LinkId link, const ChunkDone& chunk);
@@ -82,16 +82,16 @@ class KvReceiver::Core : public std::enable_shared_from_this<KvReceiver::Core> {
   void DrainWriters(Record& record);
   void MaybeSettled(Record& record);
   void Forget(Record& record);
-  void Apply(Record& record, DecodeEvent event);
+  void Apply(Record& record, GrantEvent event);
   void CountState(const Record& record, int by);
   bool Tick();
   void TickRecord(Record& record, TimePoint now);
-  void Drop(const char* cause);
+  TimePoint Moved(const Writer& writer, TimePoint since) const;
+  bool Stuck(const Record& record, TimePoint now) const;
+  void FenceSilent(Record& record, TimePoint now);
   Record* Find(AttemptId id);
   Record* FindGrant(GrantId grant);
   Writer* FindWriter(Record& record, LinkId link, uint32_t stage);
-  template <typename Message>
-  void Handle(void (Core::*handle)(LinkId, const Message&));
   TimePoint Now() const { return links_.transport().clock().Now(); }
 
   const KvReceiverOptions options_;
@@ -99,11 +99,11 @@ class KvReceiver::Core : public std::enable_shared_from_this<KvReceiver::Core> {
   Metrics& metrics_;
   std::map<uint64_t, Record> records_;    // by attempt
   std::map<uint64_t, AttemptId> grants_;  // by grant
+  std::map<uint64_t, TimePoint> landed_;  // by link, when a chunk of any attempt last landed
 
   prometheus::Counter& bytes_;
-  prometheus::Histogram& transfer_seconds_;
-  prometheus::Histogram& quarantine_seconds_;
-  prometheus::Gauge& quarantine_gauge_;
+  std::array<prometheus::Gauge*, kGrantStates.size()> grants_in_{};  // by state but kDone
+  prometheus::Gauge& quarantined_pages_;
 };
 
 KvReceiver::Core::Core(LinkTable& links, const KvReceiverOptions& options, Callbacks callbacks,
@@ -113,31 +113,20 @@ KvReceiver::Core::Core(LinkTable& links, const KvReceiverOptions& options, Callb
       callbacks_(std::move(callbacks)),
       metrics_(metrics),
       bytes_(metrics.Counter("transfer_received_bytes_total", "Page bytes prefill has shown")),
-      transfer_seconds_(metrics.Seconds("transfer_hand_over_seconds", "From the grant to ready")),
-      quarantine_seconds_(metrics.Seconds("transfer_quarantine_seconds",
-                                          "From failure to pages that nobody can write")),
-      quarantine_gauge_(metrics.Gauge("transfer_quarantined_pages",
-                                      "Pages a writer might still touch after its attempt ended")) {
-}
-
-template <typename Message>
-void KvReceiver::Core::Handle(void (Core::*handle)(LinkId, const Message&)) {
-  links_.SetHandler(uint8_t(Message::kType),
-                    [weak = weak_from_this(), handle](LinkId link, std::span<const std::byte>,
-                                                      const Buffer& payload) {
-                      const auto core = weak.lock();
-                      if (core == nullptr) return;
-                      const auto message = Decode<Message>(payload);
-                      if (!message.ok()) return core->Drop("malformed");
-                      (core.get()->*handle)(link, *message);
-                    });
+      quarantined_pages_(
+          metrics.Gauge("transfer_quarantined_pages",
+                        "Pages a writer might still touch after its attempt ended")) {
+  for (GrantState state : kGrantStates)
+    if (state != GrantState::kDone)
+      grants_in_[size_t(state)] =
+          &metrics.Gauge("transfer_grants", "Grants by state", {{"state", Name(state)}});
 }
 
 void KvReceiver::Core::Start() {
-  Handle(&Core::OnChunkDone);
-  Handle(&Core::OnHandoff);
-  Handle(&Core::OnAbort);
-  Handle(&Core::OnDrainAck);
+  links_.SetHandler(weak_from_this(), &Core::OnChunkDone);
+  links_.SetHandler(weak_from_this(), &Core::OnHandoff);
+  links_.SetHandler(weak_from_this(), &Core::OnAbort);
+  links_.SetHandler(weak_from_this(), &Core::OnDrainAck);
   links_.AddObserver(
       [weak = weak_from_this()](LinkId link, LinkState state, const absl::Status& reason) {
         if (auto core = weak.lock()) core->OnLink(link, state, reason);
@@ -157,8 +146,8 @@ void KvReceiver::Core::Grant(GrantRequest request) {
   record.grant = GrantId{RandomId()};
   grants_[record.grant.value] = record.request.attempt;
   record.total_pages = int(record.request.pages.size());
-  record.granted_at = record.progress = Now();
-  Apply(record, DecodeEvent::kPagesReserved);
+  record.progress = Now();
+  CountState(record, 1);
   const absl::Status opened = OpenWriters(record);
   if (!opened.ok()) return Fail(record, opened, /*report=*/true);
   SendGrants(record);
@@ -194,19 +183,20 @@ void KvReceiver::Core::SendGrants(Record& record) {
 
 void KvReceiver::Core::Release(AttemptId id) {
   Record* record = Find(id);
-  if (record == nullptr || record->state != DecodeState::kReady) return;
+  if (record == nullptr || record->state != GrantState::kReady) return;
   for (const Writer& writer : record->writers)
     links_.SendMessage(*writer.link, kv_transfer::Release{.grant = record->grant, .attempt = id});
-  Apply(*record, DecodeEvent::kScheduled);
+  Apply(*record, GrantEvent::kTaken);
   Forget(*record);
 }
 
 void KvReceiver::Core::Cancel(AttemptId id, const absl::Status& reason) {
   Record* record = Find(id);
   if (record == nullptr) return;
-  if (record->state == DecodeState::kReady) {  // all is here: nobody writes any more
+  if (record->state == GrantState::kReady) {  // all is here: nobody writes any more
     for (const Writer& writer : record->writers)
       links_.SendMessage(*writer.link, GrantRevoke{.grant = record->grant});
+    Apply(*record, GrantEvent::kTaken);
     Forget(*record);
     return callbacks_.settled(id);
   }
@@ -216,16 +206,16 @@ void KvReceiver::Core::Cancel(AttemptId id, const absl::Status& reason) {
 // ---- what prefill says -------------------------------------------------------------------------
 
 void KvReceiver::Core::OnChunkDone(LinkId link, const ChunkDone& chunk) {
+  landed_[link.value] = Now();
   Record* record = FindGrant(chunk.grant);
-  if (record == nullptr) return Drop("late_chunk");
+  if (record == nullptr) return links_.Drop("late_chunk");
   Writer* writer = FindWriter(*record, link, chunk.stage);
-  if (writer == nullptr) return Drop("wrong_writer");
-  if (record->state != DecodeState::kGranted && record->state != DecodeState::kReceiving)
-    return Drop("late_chunk");
+  if (writer == nullptr) return links_.Drop("wrong_writer");
+  if (!Arriving(record->state)) return links_.Drop("late_chunk");
   if (const absl::Status good = CheckChunk(*record, *writer, chunk); !good.ok())
     return Fail(*record, good, /*report=*/true);
   if (chunk.chunk >= writer->chunks.size()) writer->chunks.resize(chunk.chunk + 1);
-  if (writer->chunks[chunk.chunk]) return Drop("repeated");
+  if (writer->chunks[chunk.chunk]) return links_.Drop("repeated");
   writer->chunks[chunk.chunk] = true;
   record->progress = Now();
   for (uint32_t page = chunk.first_page; page < chunk.first_page + chunk.page_count; ++page) {
@@ -234,7 +224,7 @@ void KvReceiver::Core::OnChunkDone(LinkId link, const ChunkDone& chunk) {
     --writer->missing;
   }
   bytes_.Increment(double(chunk.bytes));
-  if (record->state == DecodeState::kGranted) Apply(*record, DecodeEvent::kFirstChunk);
+  if (record->state == GrantState::kGranted) Apply(*record, GrantEvent::kFirstChunk);
   MaybeReady(*record);
 }
 
@@ -265,12 +255,12 @@ absl::Status KvReceiver::Core::CheckChunk(const Record& record, const Writer& wr
 
 void KvReceiver::Core::OnHandoff(LinkId link, const Handoff& handoff) {
   Record* record = FindGrant(handoff.grant);
-  if (record == nullptr || record->request.attempt != handoff.attempt) return Drop("late_handoff");
+  if (record == nullptr || record->request.attempt != handoff.attempt)
+    return links_.Drop("late_handoff");
   if (FindWriter(*record, link, handoff.stage) != &record->writers.back())
-    return Drop("wrong_writer");
-  if (record->handoff || !WritersMayWrite(record->state) ||
-      record->state == DecodeState::kQuarantine)
-    return Drop(record->handoff ? "repeated" : "late_handoff");
+    return links_.Drop("wrong_writer");
+  if (record->handoff || !Arriving(record->state))
+    return links_.Drop(record->handoff ? "repeated" : "late_handoff");
   record->progress = Now();
   if (int(handoff.pages) != record->total_pages)
     return Fail(*record,
@@ -286,10 +276,11 @@ void KvReceiver::Core::OnHandoff(LinkId link, const Handoff& handoff) {
 
 void KvReceiver::Core::OnAbort(LinkId link, const Abort& abort) {
   Record* record = FindGrant(abort.grant);
-  if (record == nullptr || record->request.attempt != abort.attempt) return Drop("late_abort");
+  if (record == nullptr || record->request.attempt != abort.attempt)
+    return links_.Drop("late_abort");
   const bool writes = std::any_of(record->writers.begin(), record->writers.end(),
                                   [link](const Writer& w) { return w.link == link; });
-  if (!writes) return Drop("wrong_writer");
+  if (!writes) return links_.Drop("wrong_writer");
   const auto info = links_.Info(link);
   const auto code = abort.code == 0 ? absl::StatusCode::kUnknown : absl::StatusCode(abort.code);
   Fail(*record,
@@ -299,16 +290,18 @@ void KvReceiver::Core::OnAbort(LinkId link, const Abort& abort) {
 
 void KvReceiver::Core::OnDrainAck(LinkId link, const DrainAck& ack) {
   Record* record = FindGrant(ack.grant);
-  if (record == nullptr || record->state != DecodeState::kQuarantine) return Drop("late_drain_ack");
-  if (ack.stage >= record->writers.size()) return Drop("wrong_writer");
+  if (record == nullptr || record->state != GrantState::kQuarantine)
+    return links_.Drop("late_drain_ack");
+  if (ack.stage >= record->writers.size()) return links_.Drop("wrong_writer");
   Writer& writer = record->writers[ack.stage];
-  if (writer.drained_on != link) return Drop("wrong_writer");
+  if (writer.drained_on != link) return links_.Drop("wrong_writer");
   writer.acked = true;
   MaybeSettled(*record);
 }
 
 void KvReceiver::Core::OnLink(LinkId link, LinkState state, const absl::Status& reason) {
   if (state != LinkState::kFenced) return;
+  landed_.erase(link.value);
   std::vector<AttemptId> affected;
   for (const auto& [id, record] : records_)
     for (const Writer& writer : record.writers)
@@ -316,7 +309,7 @@ void KvReceiver::Core::OnLink(LinkId link, LinkState state, const absl::Status& 
   // Ready attempts have everything: what becomes of prefill does not concern them.
   for (AttemptId id : affected)
     if (Record* record = Find(id))
-      if (record->state == DecodeState::kGranted || record->state == DecodeState::kReceiving)
+      if (Arriving(record->state))
         Fail(*record,
              absl::Status(reason.code() == absl::StatusCode::kFailedPrecondition
                               ? absl::StatusCode::kFailedPrecondition
@@ -352,8 +345,7 @@ void KvReceiver::Core::MaybeReady(Record& record) {
     if (writer.missing > 0) return;
   if (const absl::Status tiling = CheckTiling(record); !tiling.ok())
     return Fail(record, tiling, /*report=*/true);
-  Apply(record, DecodeEvent::kManifestComplete);
-  transfer_seconds_.Observe(std::chrono::duration<double>(Now() - record.granted_at).count());
+  Apply(record, GrantEvent::kManifestComplete);
   const AttemptId id = record.request.attempt;
   callbacks_.ready(id, *std::exchange(record.handoff, std::nullopt));
 }
@@ -361,8 +353,8 @@ void KvReceiver::Core::MaybeReady(Record& record) {
 // ---- ends --------------------------------------------------------------------------------------
 
 void KvReceiver::Core::Fail(Record& record, const absl::Status& why, bool report) {
-  if (record.state != DecodeState::kGranted && record.state != DecodeState::kReceiving) return;
-  Apply(record, DecodeEvent::kFailed);
+  if (!Arriving(record.state)) return;
+  Apply(record, GrantEvent::kFailed);
   record.quarantine_start = Now();
   const AttemptId id = record.request.attempt;
   DrainWriters(record);
@@ -383,20 +375,19 @@ void KvReceiver::Core::DrainWriters(Record& record) {
 }
 
 void KvReceiver::Core::MaybeSettled(Record& record) {
-  if (record.state != DecodeState::kQuarantine) return;
+  if (record.state != GrantState::kQuarantine) return;
   bool all = true;
   for (Writer& writer : record.writers) {
+    if (writer.settled) continue;
     // An ack says that the peer writes nothing; over another link than the grant's it says nothing
     // of our own fetches, which go on until our end of that one is closed.
     const bool drained =
         writer.acked && (writer.drained_on == writer.link || links_.Closed(*writer.link));
-    if (drained || links_.Settled(*writer.link)) writer.settled = true;
+    writer.settled = drained || links_.Settled(*writer.link);
     all &= writer.settled;
   }
   if (!all) return;
-  Apply(record, DecodeEvent::kWritersSettled);
-  quarantine_seconds_.Observe(
-      std::chrono::duration<double>(Now() - record.quarantine_start).count());
+  Apply(record, GrantEvent::kWritersSettled);
   const AttemptId id = record.request.attempt;
   Forget(record);
   callbacks_.settled(id);
@@ -408,7 +399,7 @@ void KvReceiver::Core::Forget(Record& record) {
   records_.erase(record.request.attempt.value);
 }
 
-void KvReceiver::Core::Apply(Record& record, DecodeEvent event) {
+void KvReceiver::Core::Apply(Record& record, GrantEvent event) {
   const auto next = Next(record.state, event);
   BALEEN_CHECK_MSG(next.has_value(), Name(record.state));
   CountState(record, -1);
@@ -417,28 +408,19 @@ void KvReceiver::Core::Apply(Record& record, DecodeEvent event) {
 }
 
 void KvReceiver::Core::CountState(const Record& record, int by) {
-  switch (record.state) {
-    case DecodeState::kGranted:
-      granted_ += by;
-      break;
-    case DecodeState::kReceiving:
-      receiving_ += by;
-      break;
-    case DecodeState::kReady:
-      ready_ += by;
-      break;
-    case DecodeState::kQuarantine:
-      quarantined_ += by;
-      quarantined_pages_ += by * int(record.request.pages.size());
-      quarantine_gauge_.Set(quarantined_pages_.load());
-      break;
-    case DecodeState::kWaiting:
-    case DecodeState::kRunning:
-    case DecodeState::kDone:
-      return;
-  }
-  metrics_.Gauge("transfer_grants", "Attempts by state", {{"state", Name(record.state)}})
-      .Increment(by);
+  if (record.state == GrantState::kDone) return;
+  grants_in_[size_t(record.state)]->Increment(by);
+  if (record.state == GrantState::kQuarantine)
+    quarantined_pages_.Increment(double(by) * record.total_pages);
+}
+
+KvReceiver::Counts KvReceiver::Core::counts() const {
+  const auto in = [this](GrantState s) { return int(grants_in_[size_t(s)]->Value()); };
+  return {.granted = in(GrantState::kGranted),
+          .receiving = in(GrantState::kReceiving),
+          .ready = in(GrantState::kReady),
+          .quarantined = in(GrantState::kQuarantine),
+          .quarantined_pages = int(quarantined_pages_.Value())};
 }
 
 bool KvReceiver::Core::Tick() {
@@ -451,26 +433,42 @@ bool KvReceiver::Core::Tick() {
 }
 
 void KvReceiver::Core::TickRecord(Record& record, TimePoint now) {
-  if (record.state == DecodeState::kQuarantine) {
+  if (record.state == GrantState::kQuarantine) {
     DrainWriters(record);  // a writer may have come back over a new link
-    if (!record.fenced && now - record.quarantine_start > options_.drain_ack_timeout) {
-      record.fenced = true;
-      const AttemptId id = record.request.attempt;
-      std::vector<LinkId> silent;
-      for (const Writer& writer : record.writers)
-        if (!writer.settled) silent.push_back(*writer.link);
-      for (LinkId link : silent)
-        links_.Close(link, absl::DeadlineExceededError("no answer to Drain"));
-      if (Record* still = Find(id)) MaybeSettled(*still);
-      return;
-    }
-    return MaybeSettled(record);
+    const AttemptId id = record.request.attempt;
+    FenceSilent(record, now);
+    if (Record* still = Find(id)) MaybeSettled(*still);
+    return;
   }
-  if (record.state != DecodeState::kGranted && record.state != DecodeState::kReceiving) return;
-  if (record.handoff && now - record.progress > options_.transfer_timeout)
+  if (!Arriving(record.state)) return;
+  if (record.handoff && Stuck(record, now))
     return Fail(record, absl::DeadlineExceededError("pages stopped arriving after the hand-off"),
                 /*report=*/true);
   if (now - record.renewed > options_.grant_ttl / 3) SendGrants(record);
+}
+
+// When a chunk of any attempt last landed over the writer's link, `since` at the earliest: over a
+// slow network a writer's own chunks and answers wait behind those in front of them.
+TimePoint KvReceiver::Core::Moved(const Writer& writer, TimePoint since) const {
+  const auto landed = landed_.find(writer.link->value);
+  return landed == landed_.end() ? since : std::max(since, landed->second);
+}
+
+bool KvReceiver::Core::Stuck(const Record& record, TimePoint now) const {
+  return std::any_of(record.writers.begin(), record.writers.end(), [&](const Writer& writer) {
+    return writer.missing > 0 && now - Moved(writer, record.progress) > options_.transfer_timeout;
+  });
+}
+
+void KvReceiver::Core::FenceSilent(Record& record, TimePoint now) {
+  std::vector<LinkId> silent;
+  for (Writer& writer : record.writers) {
+    if (writer.settled || writer.fenced) continue;
+    if (now - Moved(writer, record.quarantine_start) <= options_.drain_ack_timeout) continue;
+    writer.fenced = true;
+    silent.push_back(*writer.link);
+  }
+  for (LinkId link : silent) links_.Close(link, absl::DeadlineExceededError("no answer to Drain"));
 }
 
 KvReceiver::Core::Record* KvReceiver::Core::Find(AttemptId id) {
@@ -487,11 +485,6 @@ KvReceiver::Core::Writer* KvReceiver::Core::FindWriter(Record& record, LinkId li
                                                        uint32_t stage) {
   if (stage >= record.writers.size() || record.writers[stage].link != link) return nullptr;
   return &record.writers[stage];
-}
-
-void KvReceiver::Core::Drop(const char* cause) {
-  metrics_.Counter("transfer_dropped_messages_total", "Messages ignored", {{"cause", cause}})
-      .Increment();
 }
 
 // ---- the public face ---------------------------------------------------------------------------
@@ -522,12 +515,6 @@ void KvReceiver::Cancel(AttemptId attempt, const absl::Status& reason) {
       [core = core_, attempt, reason] { core->Cancel(attempt, reason); });
 }
 
-KvReceiver::Counts KvReceiver::counts() const {
-  return {.granted = core_->granted_,
-          .receiving = core_->receiving_,
-          .ready = core_->ready_,
-          .quarantined = core_->quarantined_,
-          .quarantined_pages = core_->quarantined_pages_};
-}
+KvReceiver::Counts KvReceiver::counts() const { return core_->counts(); }
 
 }  // namespace baleen::kv_transfer

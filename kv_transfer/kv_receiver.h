@@ -32,8 +32,8 @@ struct KvReceiverOptions {
 // more and their writer references may go. After `ready` the writers are done: writer references
 // may go at once, and Cancel is followed by `settled` immediately.
 //
-// Quarantine ends with a DrainAck of every stage, or for a stage that does not answer within
-// drain_ack_timeout, by fencing its link and LinkTable::Settled.
+// Quarantine ends with a DrainAck of every stage, or for a stage that neither answers nor lands a
+// chunk within drain_ack_timeout, by fencing its link and LinkTable::Settled.
 //
 // Clocks (R2): waiting for prefill has no limit here (the client's deadline is the caller's);
 // liveness is the links' lease; progress is measured from the hand-off message on, when every stage

@@ -18,8 +18,6 @@ namespace {
 constexpr Duration kTick = std::chrono::milliseconds(20);
 constexpr size_t kMaxTombstones = 4096;
 
-double Seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
-
 }  // namespace
 
 class KvSender::Core : public std::enable_shared_from_this<KvSender::Core> {
@@ -94,16 +92,12 @@ class KvSender::Core : public std::enable_shared_from_this<KvSender::Core> {
   void Close(Record& record, absl::Status status);
   void Apply(Record& record, PrefillEvent event);
   bool Tick();
-  void Drop(const char* cause);
   void Bury(AttemptId id, const absl::Status& why);
   Record* Find(AttemptId id);
   Record* FindGrant(GrantId grant, LinkId link);
-  template <typename Message>
-  void Handle(void (Core::*handle)(LinkId, const Message&));
 
   const KvSenderOptions options_;
   const Callbacks callbacks_;
-  Metrics& metrics_;
   std::map<uint64_t, Record> records_;
   std::map<uint64_t, HeldGrant> early_;      // grants of attempts that have not begun
   std::map<uint64_t, absl::Status> buried_;  // attempts that ended, also before they began
@@ -122,7 +116,6 @@ KvSender::Core::Core(LinkTable& links, const KvSenderOptions& options, Callbacks
     : links_(links),
       options_(options),
       callbacks_(std::move(callbacks)),
-      metrics_(metrics),
       bytes_(metrics.Counter("transfer_sent_bytes_total", "Page bytes visible at decode")),
       pieces_(metrics.Counter("transfer_sent_pieces_total", "Puts; one per page and stage")),
       posting_(metrics.Seconds("transfer_posting_seconds", "Time to post a chunk's puts")),
@@ -130,24 +123,11 @@ KvSender::Core::Core(LinkTable& links, const KvSenderOptions& options, Callbacks
           metrics.Seconds("transfer_chunk_seconds", "From posting to visible at decode")),
       grant_wait_(metrics.Seconds("transfer_grant_wait_seconds", "From Begin to the grant")) {}
 
-template <typename Message>
-void KvSender::Core::Handle(void (Core::*handle)(LinkId, const Message&)) {
-  links_.SetHandler(uint8_t(Message::kType),
-                    [weak = weak_from_this(), handle](LinkId link, std::span<const std::byte>,
-                                                      const Buffer& payload) {
-                      const auto core = weak.lock();
-                      if (core == nullptr) return;
-                      const auto message = Decode<Message>(payload);
-                      if (!message.ok()) return core->Drop("malformed");
-                      (core.get()->*handle)(link, *message);
-                    });
-}
-
 void KvSender::Core::Start() {
-  Handle(&Core::OnGrant);
-  Handle(&Core::OnRelease);
-  Handle(&Core::OnRevoke);
-  Handle(&Core::OnDrain);
+  links_.SetHandler(weak_from_this(), &Core::OnGrant);
+  links_.SetHandler(weak_from_this(), &Core::OnRelease);
+  links_.SetHandler(weak_from_this(), &Core::OnRevoke);
+  links_.SetHandler(weak_from_this(), &Core::OnDrain);
   links_.AddObserver(
       [weak = weak_from_this()](LinkId link, LinkState state, const absl::Status& reason) {
         if (auto core = weak.lock()) core->OnLink(link, state, reason);
@@ -207,7 +187,7 @@ void KvSender::Core::OnGrant(LinkId link, const Grant& grant) {
                     .expires = now + std::chrono::milliseconds(grant.ttl_ms) - options_.ttl_margin};
   if (Record* record = Find(grant.attempt)) {
     if (!record->grant) return TakeGrant(*record, std::move(held));
-    if (record->grant->grant.grant != grant.grant) return Drop("second_grant");
+    if (record->grant->grant.grant != grant.grant) return links_.Drop("second_grant");
     record->grant->expires = held.expires;  // a renewal
     return;
   }
@@ -216,10 +196,10 @@ void KvSender::Core::OnGrant(LinkId link, const Grant& grant) {
                                                 .attempt = grant.attempt,
                                                 .code = uint32_t(dead->second.code()),
                                                 .message = std::string(dead->second.message())});
-    return Drop("grant_for_ended_attempt");
+    return links_.Drop("grant_for_ended_attempt");
   }
   if (early_.size() >= size_t(options_.max_early_grants) && early_.count(grant.attempt.value) == 0)
-    return Drop("too_many_early_grants");
+    return links_.Drop("too_many_early_grants");
   early_[grant.attempt.value] = std::move(held);
   if (callbacks_.granted) callbacks_.granted(grant.attempt);
 }
@@ -248,7 +228,7 @@ absl::Status KvSender::Core::CheckGrant(const Record& record, const HeldGrant& h
 }
 
 void KvSender::Core::TakeGrant(Record& record, HeldGrant grant) {
-  if (!MayPost(record.state)) return Drop("grant_for_ended_attempt");
+  if (!MayPost(record.state)) return links_.Drop("grant_for_ended_attempt");
   const absl::Status good = CheckGrant(record, grant);
   record.grant = std::move(grant);
   if (!good.ok()) return Fail(record, PrefillEvent::kFailed, good, /*tell_decode=*/true);
@@ -260,7 +240,7 @@ void KvSender::Core::TakeGrant(Record& record, HeldGrant grant) {
 void KvSender::Core::OnRelease(LinkId link, const Release& release) {
   Record* record = FindGrant(release.grant, link);
   if (record == nullptr || record->state != PrefillState::kAwaitRelease)
-    return Drop("late_release");
+    return links_.Drop("late_release");
   Apply(*record, PrefillEvent::kReleased);
   Close(*record, absl::OkStatus());
 }
@@ -398,9 +378,10 @@ void KvSender::Core::OnPosted(const std::shared_ptr<Posted>& posted, const absl:
 
 void KvSender::Core::OnChunkOver(Record& record, const Posted& posted) {
   --record.chunks_in_flight;
-  if (record.state == PrefillState::kDraining) return MaybeQuiet(record);
+  const bool draining = record.state == PrefillState::kDraining;
   if (!posted.status.ok())
-    return Fail(record, PrefillEvent::kFailed, posted.status, /*tell_decode=*/true);
+    return draining ? MaybeQuiet(record)
+                    : Fail(record, PrefillEvent::kFailed, posted.status, /*tell_decode=*/true);
   bytes_.Increment(double(posted.bytes));
   chunk_seconds_.Observe(Seconds(links_.transport().clock().Now() - posted.start));
   links_.SendMessage(posted.link, ChunkDone{.grant = record.grant->grant.grant,
@@ -410,7 +391,8 @@ void KvSender::Core::OnChunkOver(Record& record, const Posted& posted) {
                                             .page_count = uint32_t(posted.chunk.pages),
                                             .components = options_.components,
                                             .bytes = posted.bytes});
-  MaybeAllSent(record);
+  // Also while draining: decode sees that what was posted still moves.
+  draining ? MaybeQuiet(record) : MaybeAllSent(record);
 }
 
 void KvSender::Core::MaybeAllSent(Record& record) {
@@ -501,11 +483,6 @@ KvSender::Core::Record* KvSender::Core::FindGrant(GrantId grant, LinkId link) {
     if (record.grant && record.grant->grant.grant == grant && record.grant->link == link)
       return &record;
   return nullptr;
-}
-
-void KvSender::Core::Drop(const char* cause) {
-  metrics_.Counter("transfer_dropped_messages_total", "Messages ignored", {{"cause", cause}})
-      .Increment();
 }
 
 // ---- the public face ---------------------------------------------------------------------------

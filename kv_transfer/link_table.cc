@@ -378,6 +378,7 @@ void LinkTable::Put(LinkId link, std::span<const Transport::Piece> pieces, Remot
 }
 void LinkTable::Flush(LinkId link, Done done) { core_->Flush(link, std::move(done)); }
 void LinkTable::Close(LinkId link, const absl::Status& reason) { core_->Close(link, reason); }
+void LinkTable::Drop(const char* cause) { core_->Drop(cause); }
 bool LinkTable::Settled(LinkId link) const { return core_->Settled(link); }
 bool LinkTable::Closed(LinkId link) const { return core_->Closed(link); }
 void LinkTable::ProcessGone(Incarnation peer) {

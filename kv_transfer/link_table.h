@@ -118,6 +118,20 @@ class LinkTable {
             std::span<const std::span<const std::byte>> payload = {}, Done done = {});
   // The receiver of messages of `type`, from every link. Set before links exist.
   void SetHandler(uint8_t type, Handler handler);
+  // The receiver of one of kv_transfer's messages, decoded; nobody once `owner` is gone.
+  template <typename Message, typename Owner>
+  void SetHandler(std::weak_ptr<Owner> owner, void (Owner::*handle)(LinkId, const Message&)) {
+    SetHandler(uint8_t(Message::kType),
+               [this, owner, handle](LinkId link, std::span<const std::byte>, Buffer payload) {
+                 const auto alive = owner.lock();
+                 if (alive == nullptr) return;
+                 const auto message = Decode<Message>(payload);
+                 if (!message.ok()) return Drop("malformed");
+                 (alive.get()->*handle)(link, *message);
+               });
+  }
+  // Counts a message that was ignored, by cause.
+  void Drop(const char* cause);
   void AddObserver(Observer observer);
   // One of kv_transfer's messages, encoded.
   template <typename Message>

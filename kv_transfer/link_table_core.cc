@@ -257,7 +257,7 @@ void LinkTable::Core::FinishProbe(LinkId id, std::shared_ptr<Bytes> bytes, TimeP
   Link* link = Get(id);
   if (link == nullptr || link->state != LinkState::kProbing) return;
   if (!status.ok()) return Fail(*link, status);
-  const double seconds = std::chrono::duration<double>(transport_.clock().Now() - start).count();
+  const double seconds = Seconds(transport_.clock().Now() - start);
   if (seconds > 0) link->probe_gb_per_s = double(bytes->size()) / seconds / 1e9;
   SendOwned(id, uint8_t(Probe::kType),
             Encode(Probe{.bytes = bytes->size(), .hash = ProbeScratch::Hash(*bytes)}));

@@ -69,6 +69,7 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void Close(LinkId id, const absl::Status& reason);
   bool Settled(LinkId id) const;
   bool Closed(LinkId id) const;
+  void Drop(const char* cause);
   void ProcessGone(Incarnation peer);
 
   Transport& transport_;
@@ -104,7 +105,6 @@ class LinkTable::Core : public std::enable_shared_from_this<LinkTable::Core> {
   void OnEndpointFailed(EndpointId endpoint, const absl::Status& why);
   bool Tick();
   void TickOpen(Link& link, TimePoint now);
-  void Drop(const char* cause);
   void PostDone(Done done, absl::Status status);
   template <typename F>
   auto Weakly(F f) {  // f(core) unless this is gone by then

@@ -8,7 +8,7 @@
 #include "common/check.h"
 #include "common/metrics.h"
 #include "decode_worker/rank_links.h"
-#include "kv_transfer/loopback_transport.h"
+#include "testing/loopback_transport.h"
 
 namespace baleen::testing {
 

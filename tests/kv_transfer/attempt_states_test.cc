@@ -3,35 +3,51 @@
 #include <random>
 
 #include "gtest/gtest.h"
-#include "kv_transfer/decode_attempt.h"
+#include "kv_transfer/grant_state.h"
 #include "kv_transfer/prefill_attempt.h"
 
 namespace baleen::kv_transfer {
 namespace {
 
-TEST(PrefillAttempt, TheStraightWay) {
-  using enum PrefillEvent;
-  PrefillState s = PrefillState::kQueued;
-  for (PrefillEvent e : {kScheduled, kLastChunk, kAllSent, kReleased}) s = *Next(s, e);
-  EXPECT_EQ(s, PrefillState::kClosed);
+// Every legal edge; all other pairs must be refused.
+template <typename State, typename Event>
+struct Edge {
+  State from;
+  Event event;
+  State to;
+};
+
+template <typename State, typename Event, size_t N>
+std::optional<State> Listed(const Edge<State, Event> (&edges)[N], State from, Event event) {
+  for (const auto& edge : edges)
+    if (edge.from == from && edge.event == event) return edge.to;
+  return std::nullopt;
 }
 
-TEST(PrefillAttempt, ClosedIsFinal) {
-  for (PrefillEvent e : kPrefillEvents) EXPECT_EQ(Next(PrefillState::kClosed, e), std::nullopt);
+TEST(PrefillAttempt, HasExactlyTheseEdges) {
+  using enum PrefillState;
+  using E = PrefillEvent;
+  constexpr Edge<PrefillState, PrefillEvent> kEdges[] = {
+      {kQueued, E::kScheduled, kComputing},   {kComputing, E::kLastChunk, kSending},
+      {kSending, E::kAllSent, kAwaitRelease}, {kAwaitRelease, E::kReleased, kClosed},
+      {kAwaitRelease, E::kPeerLost, kClosed}, {kAwaitRelease, E::kFailed, kDraining},
+      {kQueued, E::kPeerLost, kDraining},     {kQueued, E::kFailed, kDraining},
+      {kComputing, E::kPeerLost, kDraining},  {kComputing, E::kFailed, kDraining},
+      {kSending, E::kPeerLost, kDraining},    {kSending, E::kFailed, kDraining},
+      {kDraining, E::kQuiet, kClosed},
+  };
+  for (PrefillState s : kPrefillStates)
+    for (PrefillEvent e : kPrefillEvents)
+      EXPECT_EQ(Next(s, e), Listed(kEdges, s, e)) << Name(s) << " + " << int(e);
 }
 
-// Source pages may be read until kClosed, and whatever still posts must pass kDraining on failure.
+// Whatever still posts must pass kDraining on failure.
 TEST(PrefillAttempt, NothingThatPostsIsClosedWithoutDraining) {
   for (PrefillState s : kPrefillStates)
-    for (PrefillEvent e : kPrefillEvents) {
-      const auto next = Next(s, e);
-      if (MayPost(s) && next) {
-        EXPECT_NE(*next, PrefillState::kClosed) << Name(s);
+    for (PrefillEvent e : kPrefillEvents)
+      if (MayPost(s)) {
+        EXPECT_NE(Next(s, e), PrefillState::kClosed) << Name(s);
       }
-      if (next && MayPost(*next)) {
-        EXPECT_TRUE(MayPost(s) || s == PrefillState::kQueued) << Name(s);
-      }
-    }
 }
 
 TEST(PrefillAttempt, EveryStateCanBeTornDown) {
@@ -43,81 +59,67 @@ TEST(PrefillAttempt, EveryStateCanBeTornDown) {
     }
 }
 
-TEST(DecodeAttempt, TheStraightWay) {
-  using enum DecodeEvent;
-  DecodeState s = DecodeState::kWaiting;
-  for (DecodeEvent e : {kPagesReserved, kFirstChunk, kManifestComplete, kScheduled, kFinished})
-    s = *Next(s, e);
-  EXPECT_EQ(s, DecodeState::kDone);
-}
-
-// The invariants the pool relies on: pages are taken on one edge only, and never returned while a
-// writer may write.
-TEST(DecodeAttempt, OnlyReservationAcquiresPages) {
-  for (DecodeState s : kDecodeStates)
-    for (DecodeEvent e : kDecodeEvents) {
-      const auto next = Next(s, e);
-      if (next && !HoldsPages(s) && HoldsPages(*next)) {
-        EXPECT_EQ(e, DecodeEvent::kPagesReserved) << Name(s);
-      }
-    }
-}
-
-TEST(DecodeAttempt, WritersLeaveOnlyByTheManifestOrByBeingSettled) {
-  for (DecodeState s : kDecodeStates)
-    for (DecodeEvent e : kDecodeEvents) {
-      const auto next = Next(s, e);
-      if (!next || !WritersMayWrite(s) || WritersMayWrite(*next)) continue;
-      EXPECT_TRUE(e == DecodeEvent::kManifestComplete || e == DecodeEvent::kWritersSettled)
-          << Name(s);
-    }
-  EXPECT_EQ(Next(DecodeState::kQuarantine, DecodeEvent::kFailed), std::nullopt);
-  EXPECT_EQ(Next(DecodeState::kQuarantine, DecodeEvent::kManifestComplete), std::nullopt);
-}
-
-TEST(DecodeAttempt, EveryStateCanBeTornDown) {
-  for (DecodeState start : kDecodeStates) {
-    DecodeState s = Next(start, DecodeEvent::kFailed).value_or(start);
-    s = Next(s, DecodeEvent::kWritersSettled).value_or(s);
-    EXPECT_EQ(s, DecodeState::kDone) << "from " << Name(start);
-  }
-}
-
-TEST(DecodeAttempt, RandomWalksReturnEveryPage) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE(seed);
-  std::mt19937 rng(seed);
-  for (int walk = 0; walk < 2000; ++walk) {
-    DecodeState s = DecodeState::kWaiting;
-    int pages = 0;
-    for (int step = 0; step < 200 && s != DecodeState::kDone; ++step) {
-      const auto next = Next(s, kDecodeEvents[rng() % kDecodeEvents.size()]);
-      if (!next) continue;
-      pages += HoldsPages(*next) - HoldsPages(s);
-      s = *next;
-      ASSERT_EQ(pages, HoldsPages(s) ? 1 : 0);
-    }
-    if (s == DecodeState::kDone) {
-      ASSERT_EQ(pages, 0);
-    }
-  }
-}
-
-TEST(PrefillAttempt, RandomWalksReleaseTheSourceOnce) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE(seed);
-  std::mt19937 rng(seed);
+// What each event does to the pieces and to the source pages, kept apart from the states.
+TEST(PrefillAttempt, RandomWalksPostAndReadOnlyWhileTheyMay) {
+  std::mt19937 rng(20240607);
+  int closed = 0;
   for (int walk = 0; walk < 2000; ++walk) {
     PrefillState s = PrefillState::kQueued;
-    int released = 0;
+    bool posts = false, reads = true;
     for (int step = 0; step < 200; ++step) {
-      const auto next = Next(s, kPrefillEvents[rng() % kPrefillEvents.size()]);
+      const PrefillEvent event = kPrefillEvents[rng() % kPrefillEvents.size()];
+      const auto next = Next(s, event);
       if (!next) continue;
-      released += HoldsSourcePages(s) && !HoldsSourcePages(*next);
+      const bool handed_off = s == PrefillState::kAwaitRelease;
       s = *next;
+      if (event == PrefillEvent::kScheduled)
+        posts = true;
+      else if (event != PrefillEvent::kLastChunk)
+        posts = false;
+      if (event == PrefillEvent::kReleased || event == PrefillEvent::kQuiet ||
+          (event == PrefillEvent::kPeerLost && handed_off))
+        reads = false;
+      ASSERT_EQ(posts, MayPost(s)) << Name(s);
+      ASSERT_EQ(reads, HoldsSourcePages(s)) << Name(s);
     }
-    ASSERT_EQ(released, s == PrefillState::kClosed ? 1 : 0);
+    closed += s == PrefillState::kClosed;
   }
+  EXPECT_EQ(closed, 2000);
+}
+
+TEST(Grant, HasExactlyTheseEdges) {
+  using enum GrantState;
+  using E = GrantEvent;
+  constexpr Edge<GrantState, GrantEvent> kEdges[] = {
+      {kGranted, E::kFirstChunk, kReceiving},     {kGranted, E::kManifestComplete, kReady},
+      {kReceiving, E::kManifestComplete, kReady}, {kReady, E::kTaken, kDone},
+      {kGranted, E::kFailed, kQuarantine},        {kReceiving, E::kFailed, kQuarantine},
+      {kQuarantine, E::kWritersSettled, kDone},
+  };
+  for (GrantState s : kGrantStates)
+    for (GrantEvent e : kGrantEvents)
+      EXPECT_EQ(Next(s, e), Listed(kEdges, s, e)) << Name(s) << " + " << int(e);
+}
+
+// What the pool relies on: pages leave the writers' hands by one of two events, whatever happens.
+TEST(Grant, RandomWalksEndWritersOnlyByTheManifestOrByBeingSettled) {
+  std::mt19937 rng(20240607);
+  int done = 0;
+  for (int walk = 0; walk < 2000; ++walk) {
+    GrantState s = GrantState::kGranted;
+    bool writers = true;
+    for (int step = 0; step < 200; ++step) {
+      const GrantEvent event = kGrantEvents[rng() % kGrantEvents.size()];
+      const auto next = Next(s, event);
+      if (!next) continue;
+      s = *next;
+      if (event == GrantEvent::kManifestComplete || event == GrantEvent::kWritersSettled)
+        writers = false;
+      ASSERT_EQ(writers, WritersMayWrite(s)) << Name(s);
+    }
+    done += s == GrantState::kDone;
+  }
+  EXPECT_EQ(done, 2000);
 }
 
 }  // namespace

@@ -11,8 +11,8 @@
 #include "kv_transfer/kv_receiver.h"
 #include "kv_transfer/kv_sender.h"
 #include "kv_transfer/link_table.h"
-#include "kv_transfer/loopback_transport.h"
 #include "testing/fake_clock.h"
+#include "testing/loopback_transport.h"
 
 namespace baleen::kv_transfer::testing {
 

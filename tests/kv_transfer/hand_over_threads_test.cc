@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 #include "kv_transfer/kv_receiver.h"
 #include "kv_transfer/kv_sender.h"
-#include "kv_transfer/loopback_transport.h"
+#include "testing/loopback_transport.h"
 #include "tests/kv_transfer/page_pattern.h"
 
 namespace baleen::kv_transfer::testing {

@@ -104,6 +104,79 @@ TEST_F(HandOver, TA2_LostDrainAckOfOneStageKeepsThePagesUntilItsLinkIsFenced) {
   EXPECT_EQ(Counter(*decode_, "transfer_fences_total"), 1);
 }
 
+// Over a slow network the answer waits behind what was posted before Drain came.
+TEST_F(HandOver, TA2_AWriterWhoseChunksStillLandIsNotFenced) {
+  Start(1);
+  hub_.SetFaults([](const LoopbackHub::Op& op) {
+    return IsMessage(op, MessageType::kDrainAck) ? Fate::kDrop : Fate::kPass;
+  });
+  BeginAll(1, 1);
+  BeginAll(2, 4);
+  receiver_->Grant(Request(1, {5}));
+  receiver_->Grant(Request(2, {6, 7, 8, 9}));
+  hub_.Run();
+  receiver_->Cancel(AttemptId{1}, absl::CancelledError("client left"));
+  for (int page = 0; page < 4; ++page) {
+    Pass(milliseconds(1500));
+    PagesReadyAll(2, page, {page});
+  }
+  HandoffLast(2);
+  Pass(milliseconds(1900));
+  EXPECT_EQ(ready_.count(2), 1u);
+  EXPECT_EQ(Counter(*decode_, "transfer_fences_total"), 0);
+  Pass(milliseconds(300));  // nothing has landed for drain_ack_timeout
+  EXPECT_EQ(Counter(*decode_, "transfer_fences_total"), 1);
+  EXPECT_EQ(settled_[1], 1);
+}
+
+TEST_F(HandOver, ChunksThatWaitBehindOthersAreNotStuck) {
+  Start(2);
+  BeginAll(1, 1);
+  BeginAll(2, 8);
+  receiver_->Grant(Request(1, {5}));
+  receiver_->Grant(Request(2, {6, 7, 8, 9, 10, 11, 12, 13}));
+  senders_[1]->PagesReady(AttemptId{1}, 0, {PageId{0}});
+  HandoffLast(1);
+  hub_.Run();
+  for (int page = 0; page < 7; ++page) {  // of the stage whose page of 1 is missing
+    Pass(seconds(5));
+    senders_[0]->PagesReady(AttemptId{2}, page, {PageId{page}});
+    hub_.Run();
+  }
+  EXPECT_EQ(failed_.count(1), 0u);
+  senders_[0]->PagesReady(AttemptId{1}, 0, {PageId{0}});
+  hub_.Run();
+  EXPECT_EQ(ready_.count(1), 1u);
+}
+
+TEST_F(HandOver, AStageThatCannotBeAnyProcessFailsTheGrantAlone) {
+  Start(2);
+  KvReceiver::GrantRequest request = Request(1, {5});
+  request.stages[1].peer.incarnation = {};
+  receiver_->Grant(request);
+  Pass(milliseconds(100));
+  EXPECT_EQ(failed_.count(1), 1u);
+  EXPECT_EQ(settled_[1], 1);
+}
+
+TEST_F(HandOver, TA2_ChunksPostedBeforeDrainAreShownWhenTheyLand) {
+  Start(1);
+  hub_.SetFaults(
+      [](const LoopbackHub::Op& op) { return IsPagePut(op) ? Fate::kHold : Fate::kPass; });
+  BeginAll(1, 2);
+  receiver_->Grant(Request(1, {5, 6}));
+  PagesReadyAll(1, 0, {0});
+  PagesReadyAll(1, 1, {1});
+  hub_.Run();
+  receiver_->Cancel(AttemptId{1}, absl::CancelledError("client left"));
+  Pass(milliseconds(100));
+  EXPECT_EQ(settled_.count(1), 0u);
+  hub_.ReleaseHeld();
+  hub_.Run();
+  EXPECT_EQ(Dropped(*decode_, "late_chunk"), 2) << "of an attempt in quarantine";
+  EXPECT_EQ(settled_[1], 1);
+}
+
 TEST_F(HandOver, TA2_RepeatedAcksOfOneStageDoNotCountForAnother) {
   Start(2);
   hub_.SetFaults([](const LoopbackHub::Op& op) {

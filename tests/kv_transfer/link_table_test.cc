@@ -2,8 +2,8 @@
 #include "kv_transfer/link_table.h"
 
 #include "gtest/gtest.h"
-#include "kv_transfer/loopback_transport.h"
 #include "testing/fake_clock.h"
+#include "testing/loopback_transport.h"
 #include "testing/status_matchers.h"
 
 namespace baleen::kv_transfer {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "common/wire.h"
-#include "kv_transfer/loopback_transport.h"
 #include "prefill_worker/stage_report.h"
+#include "testing/loopback_transport.h"
 #include "testing/status_matchers.h"
 
 namespace baleen::prefill_worker {

@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/wire.h"
-#include "kv_transfer/loopback_transport.h"
 #include "testing/event_log.h"
+#include "testing/loopback_transport.h"
 
 namespace baleen::prefill_worker {
 namespace {

@@ -206,8 +206,6 @@ grpc::Status FakeWorker::Decode(grpc::ServerContext* context, const v1::DecodeRe
     script = decode_(request);
   }
   v1::DecodeEvent event;
-  event.mutable_granted();
-  out->Write(event);
   const auto cancelled = [&] {
     ++decodes_cancelled_;
     return grpc::Status(grpc::StatusCode::CANCELLED, "cancelled");

@@ -1,4 +1,4 @@
-#include "kv_transfer/loopback_transport.h"
+#include "testing/loopback_transport.h"
 
 #include <atomic>
 #include <cstring>

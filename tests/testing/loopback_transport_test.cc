@@ -1,5 +1,5 @@
 // The fake must behave as the contract of Transport says, or the tests above it prove nothing.
-#include "kv_transfer/loopback_transport.h"
+#include "testing/loopback_transport.h"
 
 #include <cstring>
 #include <future>
