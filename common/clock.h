@@ -17,4 +17,7 @@ class Clock {
 // The process's steady clock. Any thread.
 const Clock& SteadyClock();
 
+inline double Seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
+inline double SecondsSince(TimePoint start) { return Seconds(SteadyClock().Now() - start); }
+
 }  // namespace baleen

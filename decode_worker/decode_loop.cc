@@ -7,13 +7,6 @@
 #include "common/status_macros.h"
 
 namespace baleen::decode_worker {
-namespace {
-
-double SecondsSince(TimePoint start) {
-  return std::chrono::duration<double>(SteadyClock().Now() - start).count();
-}
-
-}  // namespace
 
 absl::Status DecodeLoop::Run() {
   const absl::Status why = RunUntilExit();

@@ -52,19 +52,22 @@ v1::DecodeEvent FinishedEvent(const FinishInfo& info) {
   return event;
 }
 
-absl::StatusOr<DecodeJob> JobFrom(const v1::DecodeRequest& request, int vocab_size) {
+absl::StatusOr<DecodeJob> JobFrom(const v1::DecodeRequest& request, int token_limit) {
   for (uint32_t token : request.prompt_tokens())
-    if (token >= uint32_t(vocab_size))
+    if (token >= uint32_t(token_limit))
       return absl::InvalidArgumentError(
-          absl::StrCat("prompt_tokens: ", token, " is not below the vocabulary's ", vocab_size));
+          absl::StrCat("prompt_tokens: ", token, " is not below the vocabulary's ", token_limit));
   BALEEN_ASSIGN_OR_RETURN(model::SamplingParams sampling,
-                          worker::FromProto(request.sampling(), vocab_size));
+                          worker::FromProto(request.sampling(), token_limit));
   DecodeJob job = {.attempt = {request.attempt()},
                    .prompt = {request.prompt_tokens().begin(), request.prompt_tokens().end()},
                    .sampling = std::move(sampling)};
   for (const v1::Member& member : request.prefill()) {
     if (member.index() != int(job.prefill.size()))
       return absl::InvalidArgumentError("prefill: the stages must come by index, without gaps");
+    if (member.incarnation() == 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat("prefill: stage ", member.index(), " has no incarnation"));
     job.prefill.push_back({.name = absl::StrCat("prefill/", member.index()),
                            .transport_address = member.transport_address(),
                            .incarnation = {member.incarnation()}});
@@ -72,7 +75,7 @@ absl::StatusOr<DecodeJob> JobFrom(const v1::DecodeRequest& request, int vocab_si
   return job;
 }
 
-// One Decode call. A chunk becomes up to three events, written one after the other. Threads: Write
+// One Decode call. A chunk becomes up to two events, written one after the other. Threads: Write
 // and End with the buffer's lock held; On* on gRPC's. gRPC frees it through OnDone; the table holds
 // the buffer, which outlives it safely.
 class DecodeReactor final : public grpc::ServerWriteReactor<v1::DecodeEvent>, public ChunkWriter {
@@ -87,7 +90,6 @@ class DecodeReactor final : public grpc::ServerWriteReactor<v1::DecodeEvent>, pu
   void Write(TokenChunk chunk) override {
     events_.clear();
     next_ = 0;
-    if (chunk.granted) events_.emplace_back().mutable_granted();
     if (!chunk.tokens.empty()) events_.push_back(TokensEvent(chunk, first_prompt_token_));
     if (chunk.finish) events_.push_back(FinishedEvent(*chunk.finish));
     StartWrite(&events_[next_++]);
@@ -134,7 +136,7 @@ class DecodeService final : public v1::DecodeWorker::CallbackService {
 
  private:
   absl::Status Submit(const v1::DecodeRequest& request, std::shared_ptr<TokenBuffer> buffer) {
-    BALEEN_ASSIGN_OR_RETURN(DecodeJob job, JobFrom(request, hooks_.vocab_size));
+    BALEEN_ASSIGN_OR_RETURN(DecodeJob job, JobFrom(request, hooks_.token_limit));
     return hooks_.submit(std::move(job), std::move(buffer));
   }
   const DecodeServiceHooks hooks_;

@@ -19,7 +19,7 @@ namespace baleen::decode_worker {
 struct DecodeServiceHooks {
   std::function<absl::Status(DecodeJob, std::shared_ptr<TokenBuffer>)> submit;
   std::function<void(AttemptId)> cancel;
-  int vocab_size = 0;  // prompt ids must be below
+  int token_limit = 0;  // prompt ids must be below
 };
 
 std::unique_ptr<grpc::Service> MakeDecodeService(DecodeServiceHooks hooks);

@@ -15,8 +15,6 @@ namespace {
 using kv_transfer::HandoffRecord;
 using kv_transfer::KvReceiver;
 
-double Seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
-
 }  // namespace
 
 RequestTable::RequestTable(RequestTableOptions options, KvLender lender, std::function<void()> wake,
@@ -88,14 +86,14 @@ absl::Status RequestTable::Submit(DecodeJob job, std::shared_ptr<TokenBuffer> ou
     Count(State::kWaiting, 1);
     records_.emplace(attempt, std::move(record));
     waiting_.push_back(attempt);
-    Admit(effects);
+    Admit();
   }
   Run(std::move(effects));
   return absl::OkStatus();
 }
 
 // Strictly in order of arrival: a large request at the head is not overtaken for ever.
-void RequestTable::Admit(Effects& effects) {
+void RequestTable::Admit() {
   while (!waiting_.empty()) {
     const AttemptId attempt = waiting_.front();
     const auto found = records_.find(attempt);
@@ -105,7 +103,6 @@ void RequestTable::Admit(Effects& effects) {
       if (!pages.ok()) break;
       record.pages = *std::move(pages);
       Lend(attempt, record);
-      effects.granted.push_back(record.out);
     }
     waiting_.pop_front();
   }
@@ -143,7 +140,7 @@ void RequestTable::Move(Record& record, Event event) {
 
 void RequestTable::Erase(AttemptId attempt, Effects& effects) {
   records_.erase(attempt);
-  Admit(effects);
+  Admit();
   if (draining_ && counts_.live() == 0) effects.wake = true;
 }
 
@@ -197,7 +194,7 @@ void RequestTable::Abort(AttemptId attempt, const absl::Status& why, bool tell_l
   if (record.state == State::kDone)
     Erase(attempt, effects);
   else
-    Admit(effects);  // pages beyond the prompt have no writer and are free already
+    Admit();  // pages beyond the prompt have no writer and are free already
 }
 
 void RequestTable::Settled(AttemptId attempt) {
@@ -313,12 +310,16 @@ RequestTable::Changes RequestTable::Take(bool leave) {
       Erase(attempt, effects);
       changes.left.push_back(attempt);
     }
+    size_t pages = 0;
     while (!ready_.empty() && counts_.running < options_.max_running) {
       const auto found = records_.find(ready_.front());
+      if (found != records_.end() && found->second->state == State::kReady) {
+        pages += found->second->WriterPages();
+        if (!changes.joined.empty() && pages > size_t(options_.join_pages)) break;
+        Move(*found->second, Event::kScheduled);
+        changes.joined.push_back(std::move(found->second->running));
+      }
       ready_.pop_front();
-      if (found == records_.end() || found->second->state != State::kReady) continue;
-      Move(*found->second, Event::kScheduled);
-      changes.joined.push_back(std::move(found->second->running));
     }
     Export();
   }
@@ -409,7 +410,6 @@ void RequestTable::Export() {
 }
 
 void RequestTable::Run(Effects effects) {
-  for (const auto& out : effects.granted) out->Granted();
   for (const auto& [out, why] : effects.closed) out->Close(why);
   if (effects.wake) wake_();
 }

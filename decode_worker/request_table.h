@@ -1,5 +1,6 @@
 #pragma once
 
+#include <climits>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -26,6 +27,7 @@ struct RequestTableOptions {
   int pages = 0;  // of the pool
   int max_running = 64;
   int max_waiting = 4096;
+  int join_pages = INT_MAX;    // of prompts that join one step, unless one prompt alone has more
   int quarantine_percent = 5;  // of the pool; above it nothing new is taken
   engine::DecodeLimits limits;
   uint32_t stage_components = kv_transfer::kComponentLatent;  // that every prefill stage brings
@@ -126,7 +128,6 @@ class RequestTable {
   using Records = absl::flat_hash_map<AttemptId, std::unique_ptr<Record>>;
   // Done after the lock is gone.
   struct Effects {
-    std::vector<std::shared_ptr<TokenBuffer>> granted;
     std::vector<std::pair<std::shared_ptr<TokenBuffer>, absl::Status>> closed;
     bool wake = false;
   };
@@ -136,7 +137,7 @@ class RequestTable {
   int PagesOf(const DecodeJob& job) const;
   void Move(Record& record, Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Erase(AttemptId attempt, Effects& effects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Admit(Effects& effects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Admit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Lend(AttemptId attempt, Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Abort(AttemptId attempt, const absl::Status& why, bool tell_lender, Effects& effects)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdlib>
 #include <future>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
+#include "common/ready_file.h"
 #include "common/status_macros.h"
 #include "decode_worker/decode_loop.h"
 #include "decode_worker/decode_service.h"
@@ -26,17 +28,15 @@
 #include "decode_worker/transport_exchange.h"
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "kv_transfer/kv_receiver.h"
 #include "kv_transfer/ucx/ucx_transport.h"
 #include "model/config.h"
 #include "proto/config.pb.h"
-#include "worker/channel.h"
 #include "worker/directory_client.h"
 #include "worker/group.h"
+#include "worker/grpc_server.h"
 #include "worker/model_host.h"
 #include "worker/process_config.h"
-#include "worker/ready_file.h"
 #include "worker/ticker.h"
 
 namespace baleen::decode_worker {
@@ -51,15 +51,14 @@ constexpr auto kConnectTimeout = std::chrono::seconds(30);
 // How long streams that have ended may take to reach the router when the process ends.
 constexpr auto kLastWrites = std::chrono::seconds(2);
 
+// Copied from host memory before a step: some GB, while the siblings wait.
+constexpr int kMirrorPagesPerStep = 2048;
 // How often the watchdog looks.
 constexpr auto kWatch = milliseconds(200);
 
 absl::Status Check(const v1::DecodeConfig& config) {
-  BALEEN_RETURN_IF_ERROR(worker::CheckMembership(config.worker()));
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
-  if (config.worker().has_step_timeout_ms() && config.worker().step_timeout_ms() < 1)
-    return absl::InvalidArgumentError("worker.step_timeout_ms: below 1");
   return CheckExchange(config.expert_exchange(), config.worker().device(),
                        config.worker().peer_memory());
 }
@@ -105,13 +104,8 @@ struct Server::Parts {
             .index_topk = h.config().has_indexer ? h.config().index_topk : 0,
             .vocabulary = h.vocabulary()};
   }
-  Duration lease() const {
-    return milliseconds(Or(config.worker().has_lease_ms(), config.worker().lease_ms(), 6000));
-  }
-  Duration StepTimeout() const {
-    return milliseconds(
-        Or(config.worker().has_step_timeout_ms(), config.worker().step_timeout_ms(), 60000));
-  }
+  Duration lease() const { return milliseconds(config.worker().lease_ms()); }
+  Duration StepTimeout() const { return milliseconds(config.worker().step_timeout_ms()); }
   std::string Name() const {
     return absl::StrCat(config.worker().group(), "/", config.worker().index());
   }
@@ -119,7 +113,7 @@ struct Server::Parts {
     return config.worker().host().empty() ? "127.0.0.1" : config.worker().host();
   }
 
-  const v1::DecodeConfig config;
+  v1::DecodeConfig config;  // completed by Build
   ShutdownSignal& shutdown;
   const Incarnation incarnation{RandomId()};
   Metrics metrics;
@@ -170,7 +164,8 @@ Server::Parts::~Parts() {
   watchdog.reset();
   if (step_thread.joinable()) {
     if (steps_end.wait_for(StepTimeout()) != std::future_status::ready) {
-      spdlog::critical("the step thread hangs: the process ends without it");
+      spdlog::critical("the step thread hangs, the process ends without it: {}",
+                       mesh->status().ToString());
       if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + kLastWrites);
       std::_Exit(1);
     }
@@ -192,6 +187,7 @@ void Server::Parts::GiveUpForming() {
 }
 
 absl::Status Server::Parts::Build() {
+  BALEEN_RETURN_IF_ERROR(worker::Complete(*config.mutable_worker()));
   BALEEN_RETURN_IF_ERROR(Check(config));
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const int rows = max_sequences() * (1 + options.drafts);
@@ -276,7 +272,7 @@ kernels::ExpertWindowOptions Server::Parts::WindowOptions(const worker::ModelHos
           .dim = h.config().hidden_size,
           .max_rows = max_sequences() * (1 + h.options().drafts),
           .activations = ActivationDType(h.options().numerics),
-          .fp8 = h.options().numerics == Numerics::kFp8,
+          .fp8 = h.options().numerics == Numerics::kFp8 && h.config().fp8_experts,
           .deadline = lease(),
           .connect_deadline = kConnectTimeout};
 }
@@ -339,6 +335,7 @@ void Server::Parts::BuildTable() {
           .pages = host->pages(),
           .max_running = max_sequences(),
           .max_waiting = Or(config.has_max_waiting(), config.max_waiting(), 4096),
+          .join_pages = host->wire_pool().mirrored() ? kMirrorPagesPerStep : INT_MAX,
           .quarantine_percent = Or(config.has_quarantine_percent(), config.quarantine_percent(), 5),
           .limits = Limits(*host),
           .stage_components = components,
@@ -373,23 +370,14 @@ absl::Status Server::Parts::Serve() {
                              [this](AttemptId id) {
                                table->Cancel(id, absl::CancelledError("cancelled by the router"));
                              },
-                         .vocab_size = host->config().vocab_size});
+                         .token_limit = host->vocabulary().limit});
   if (leads())
     group_leader = worker::GroupLeader::Create(GroupOptionsOf(w.grpc_port()), GroupCallbacksOf());
-  const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &grpc_port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
-  builder.SetMaxReceiveMessageSize(-1);
-  // The router pings every 3 s while a stream is silent.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, worker::kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, worker::kKeepaliveTimeoutMs);
-  builder.RegisterService(service.get());
-  if (group_leader) builder.RegisterService(group_leader->service());
-  grpc_server = builder.BuildAndStart();
-  if (grpc_server == nullptr || grpc_port == 0)
-    return absl::UnavailableError(absl::StrCat("worker.grpc_port: cannot listen on ", listen));
+  std::vector<grpc::Service*> services = {service.get()};
+  if (group_leader) services.push_back(group_leader->service());
+  BALEEN_ASSIGN_OR_RETURN(auto listening, worker::ListenGrpc(w.grpc_port(), services));
+  grpc_server = std::move(listening.server);
+  grpc_port = listening.port;
   if (group_leader)
     group_leader->Start();
   else
@@ -409,7 +397,7 @@ worker::GroupOptions Server::Parts::GroupOptionsOf(int port) const {
                    .pages = host->pages()},
           .fingerprint = GroupFingerprint(),
           .leader = w.leader(),
-          .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
+          .lease_ms = w.lease_ms()};
 }
 
 // The cluster's, and what only the ranks of a group must have alike.
@@ -434,7 +422,6 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
           .drain = [this] { SetDraining(true); },
           .undrain = [this] { SetDraining(false); },
           .stop = [] {},
-          .flush_cache = [] {},
           .load = [this] { return LoadNow(); }};
 }
 
@@ -481,7 +468,8 @@ absl::Status Server::Parts::ConnectRanks() {
   BALEEN_RETURN_IF_ERROR(Exchanged());
   spdlog::info("group {} of {} ranks is formed", config.worker().group(), members.size());
   if (leads()) Register(members);
-  return worker::WriteReadyFile(config.worker().ready_file(), grpc_port, metrics_server->port());
+  return WriteReadyFile(config.worker().ready_file(),
+                        {{"grpc_port", grpc_port}, {"metrics_port", metrics_server->port()}});
 }
 
 // Has every rank taken part in the exchanges so far?
@@ -514,7 +502,7 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
 void Server::Parts::Watch() {
   const std::optional<TimePoint> start = loop->step_start();
   if (!start || SteadyClock().Now() - *start < StepTimeout() || !mesh->status().ok()) return;
-  const auto why = absl::DeadlineExceededError("a step takes longer than worker.step_timeout_ms");
+  const auto why = absl::UnavailableError("a step takes longer than worker.step_timeout_ms");
   mesh->Fail(why);        // ends the process
   table->CancelAll(why);  // the step thread cannot
 }
@@ -543,7 +531,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::DecodeConfig& c
 void Server::Drain() {
   Parts& p = *parts_;
   const v1::WorkerConfig& w = p.config.worker();
-  const milliseconds timeout(Or(w.has_drain_timeout_ms(), w.drain_timeout_ms(), 60000));
+  const milliseconds timeout(w.drain_timeout_ms());
   p.GiveUpForming();
   p.exiting = true;
   p.SetDraining(true);

@@ -15,17 +15,9 @@ void MoveBack(std::vector<T>& to, std::vector<T>& from) {
 
 }  // namespace
 
-void TokenBuffer::Granted() {
-  MutexLock lock(mu_);
-  if (end_ || granted_) return;
-  granted_ = pending_.granted = true;
-  Flush();
-}
-
 bool TokenBuffer::Append(TokenChunk chunk) {
   MutexLock lock(mu_);
   if (end_) return end_->ok();
-  if (!granted_) granted_ = pending_.granted = true;
   MoveBack(pending_.tokens, chunk.tokens);
   MoveBack(pending_.logprobs, chunk.logprobs);
   MoveBack(pending_.prompt_logprobs, chunk.prompt_logprobs);

@@ -22,13 +22,12 @@ struct FinishInfo {
 
 // Tokens to send, in order.
 struct TokenChunk {
-  bool granted = false;  // first, and once
   std::vector<int32_t> tokens;
   std::vector<model::TokenLogprobs> logprobs;  // one a token, when asked for
   // With the first token, when asked for: of prompt tokens 1, 2, ...
   std::vector<model::TokenLogprobs> prompt_logprobs;
   std::optional<FinishInfo> finish;  // last
-  bool empty() const { return !granted && tokens.empty() && !finish; }
+  bool empty() const { return tokens.empty() && !finish; }
 };
 
 // Where a stream's chunks go. One write is in flight at a time.
@@ -46,15 +45,13 @@ class ChunkWriter {
 // into the next chunk, so a slow reader costs memory in its own stream only, and at most
 // `max_tokens` of it.
 //
-// Threads: Granted, Append, Close from any; Detach and WriteDone from the stream's.
+// Threads: Append, Close from any; Detach and WriteDone from the stream's.
 class TokenBuffer {
  public:
   // `writer` is not owned; it must live until Detach.
   explicit TokenBuffer(ChunkWriter* writer, int max_tokens = 16384)
       : writer_(writer), max_tokens_(max_tokens) {}
 
-  // The first one counts; the first tokens imply it.
-  void Granted() ABSL_LOCKS_EXCLUDED(mu_);
   // False: the reader is too slow, the stream was ended with ResourceExhausted. After an end
   // nothing is appended.
   bool Append(TokenChunk chunk) ABSL_LOCKS_EXCLUDED(mu_);
@@ -71,7 +68,6 @@ class TokenBuffer {
   Mutex mu_;
   ChunkWriter* writer_ ABSL_GUARDED_BY(mu_);
   const int max_tokens_;
-  bool granted_ ABSL_GUARDED_BY(mu_) = false;
   TokenChunk pending_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

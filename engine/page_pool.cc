@@ -41,7 +41,6 @@ void PagePool::AddCache(PageId page) { Add(page, Kind::kCache); }
 void PagePool::DropCache(PageId page) { Drop(page, Kind::kCache); }
 
 bool PagePool::HasRequest(PageId page) const { return at(page).request > 0; }
-bool PagePool::HasWriter(PageId page) const { return at(page).writer > 0; }
 bool PagePool::OnlyCached(PageId page) const {
   const Page& p = at(page);
   return p.request == 0 && p.writer == 0 && p.cache > 0;

@@ -46,7 +46,6 @@ class PagePool {
   int free() const { return counts_.free; }
   int total() const { return counts_.total; }
   bool HasRequest(PageId page) const;
-  bool HasWriter(PageId page) const;
   bool OnlyCached(PageId page) const;  // dropping the cache's reference frees it
 
  private:

@@ -14,10 +14,6 @@ namespace {
 // Grants kept whose attempt is not here yet; decode repeats a grant while it lasts.
 constexpr size_t kMaxEarlyGrants = 4096;
 
-double SecondsSince(TimePoint start) {
-  return std::chrono::duration<double>(SteadyClock().Now() - start).count();
-}
-
 }  // namespace
 
 struct Leader::Attempt {

@@ -100,13 +100,13 @@ class PrefillReactor final : public grpc::ServerWriteReactor<v1::PrefillEvent> {
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-absl::StatusOr<PrefillJob> JobFrom(const v1::PrefillRequest& request, int vocab_size) {
+absl::StatusOr<PrefillJob> JobFrom(const v1::PrefillRequest& request, int token_limit) {
   if (request.attempt() == 0) return absl::InvalidArgumentError("attempt: 0");
   if (request.prompt_tokens().empty()) return absl::InvalidArgumentError("prompt_tokens: empty");
   for (uint32_t token : request.prompt_tokens())
-    if (token >= static_cast<uint32_t>(vocab_size))
+    if (token >= static_cast<uint32_t>(token_limit))
       return absl::InvalidArgumentError(
-          absl::StrCat("prompt_tokens: ", token, " is not below the vocabulary's ", vocab_size));
+          absl::StrCat("prompt_tokens: ", token, " is not below the vocabulary's ", token_limit));
   return PrefillJob{.attempt = {request.attempt()},
                     .prompt = {request.prompt_tokens().begin(), request.prompt_tokens().end()},
                     .sampling = request.sampling().SerializeAsString(),
@@ -128,7 +128,7 @@ class PrefillService final : public v1::PrefillWorker::CallbackService {
 
  private:
   absl::Status Submit(const v1::PrefillRequest& request, std::shared_ptr<PrefillSink> sink) {
-    BALEEN_ASSIGN_OR_RETURN(PrefillJob job, JobFrom(request, hooks_.vocab_size));
+    BALEEN_ASSIGN_OR_RETURN(PrefillJob job, JobFrom(request, hooks_.token_limit));
     return hooks_.submit(std::move(job), std::move(sink));
   }
   const PrefillServiceHooks hooks_;

@@ -18,7 +18,7 @@ namespace baleen::prefill_worker {
 struct PrefillServiceHooks {
   std::function<absl::Status(PrefillJob, std::shared_ptr<PrefillSink>)> submit;
   std::function<void(AttemptId)> cancel;
-  int vocab_size = 0;  // prompt ids must be below
+  int token_limit = 0;  // prompt ids must be below
 };
 
 std::unique_ptr<grpc::Service> MakePrefillService(PrefillServiceHooks hooks);

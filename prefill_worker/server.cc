@@ -12,10 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/ready_file.h"
 #include "common/status_macros.h"
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "kv_transfer/kv_sender.h"
 #include "kv_transfer/link_table.h"
 #include "kv_transfer/ucx/ucx_transport.h"
@@ -23,12 +23,11 @@
 #include "prefill_worker/prefill_service.h"
 #include "prefill_worker/stage_loop.h"
 #include "proto/config.pb.h"
-#include "worker/channel.h"
 #include "worker/directory_client.h"
 #include "worker/group.h"
+#include "worker/grpc_server.h"
 #include "worker/model_host.h"
 #include "worker/process_config.h"
-#include "worker/ready_file.h"
 #include "worker/ticker.h"
 
 namespace baleen::prefill_worker {
@@ -49,14 +48,11 @@ constexpr auto kWatch = std::chrono::milliseconds(200);
 constexpr int kHeadRows = 64;
 
 absl::Status Check(const v1::PrefillConfig& config) {
-  BALEEN_RETURN_IF_ERROR(worker::CheckMembership(config.worker()));
   if (config.has_chunk_tokens() && config.chunk_tokens() < kPageTokens)
     return absl::InvalidArgumentError(
         absl::StrCat("chunk_tokens: ", config.chunk_tokens(), " is below a page's ", kPageTokens));
   if (config.has_max_sequences() && config.max_sequences() < 1)
     return absl::InvalidArgumentError("max_sequences: below 1");
-  if (config.worker().has_step_timeout_ms() && config.worker().step_timeout_ms() < 1)
-    return absl::InvalidArgumentError("worker.step_timeout_ms: below 1");
   return absl::OkStatus();
 }
 
@@ -84,6 +80,7 @@ struct Server::Parts {
   void Broken(const absl::Status& why);
   void Watch();
   void SetOver();
+  void SetDraining(bool on);
   void FinishTransportTasks();
 
   bool leads() const { return config.worker().index() == 0; }
@@ -104,18 +101,15 @@ struct Server::Parts {
     return absl::StrCat(config.worker().group(), "/", config.worker().index());
   }
   TimePoint DrainDeadline() const {
-    return SteadyClock().Now() +
-           std::chrono::milliseconds(Or(config.worker().has_drain_timeout_ms(),
-                                        config.worker().drain_timeout_ms(), 60000));
+    return SteadyClock().Now() + std::chrono::milliseconds(config.worker().drain_timeout_ms());
   }
   Duration StepTimeout() const {
-    return std::chrono::milliseconds(
-        Or(config.worker().has_step_timeout_ms(), config.worker().step_timeout_ms(), 60000));
+    return std::chrono::milliseconds(config.worker().step_timeout_ms());
   }
   // nullptr until the group is formed.
   Leader* leader() const { return formed.load() ? leader_owner.get() : nullptr; }
 
-  const v1::PrefillConfig config;
+  v1::PrefillConfig config;  // completed by Build
   ShutdownSignal& shutdown;
   const Incarnation incarnation{RandomId()};
   Metrics metrics;
@@ -134,7 +128,8 @@ struct Server::Parts {
   std::unique_ptr<Leader> leader_owner;
   std::unique_ptr<StageLoop> loop;
   std::atomic<bool> formed = false;
-  std::atomic<bool> ending = false;  // the leader says so: what vanishes now is no failure
+  std::atomic<bool> ending = false;   // the leader says so: what vanishes now is no failure
+  std::atomic<bool> exiting = false;  // SIGTERM: a drain cannot be taken back
   std::atomic<bool> over_set = false;
   std::promise<void> over;  // told to stop, or broken: there is nothing to wait for
   std::unique_ptr<worker::GroupLeader> group_leader;
@@ -180,6 +175,7 @@ void Server::Parts::FinishTransportTasks() {
 }
 
 absl::Status Server::Parts::Build() {
+  BALEEN_RETURN_IF_ERROR(worker::Complete(*config.mutable_worker()));
   BALEEN_RETURN_IF_ERROR(Check(config));
   BALEEN_ASSIGN_OR_RETURN(worker::ModelOptions options, worker::ModelOptionsFrom(config.worker()));
   const worker::ForwardLimits limits{
@@ -205,7 +201,7 @@ absl::Status Server::Parts::Build() {
       Stage::Options{
           .index = config.worker().index(),
           .size = config.worker().size(),
-          .vocab_size = host->config().vocab_size,
+          .token_limit = host->vocabulary().limit,
           .pages = host->pages(),
           .max_rows = max_rows(),
           .max_sequences = max_sequences(),
@@ -248,13 +244,12 @@ absl::Status Server::Parts::BuildTransfer() {
                                                   .transports = host->TransportsFor(w.transport()),
                                                   .peer_memory = host->peer_memory(),
                                                   .device_ways = host->device_ways()}));
-  kv_transfer::LinkOptions options{
-      .name = Name(),
-      .incarnation = incarnation,
-      .fingerprint = host->fingerprint(),
-      .pool = host->pool_view(),
-      .require_transport = w.require_transport(),
-      .lease = std::chrono::milliseconds(Or(w.has_lease_ms(), w.lease_ms(), 6000))};
+  kv_transfer::LinkOptions options{.name = Name(),
+                                   .incarnation = incarnation,
+                                   .fingerprint = host->fingerprint(),
+                                   .pool = host->pool_view(),
+                                   .require_transport = w.require_transport(),
+                                   .lease = std::chrono::milliseconds(w.lease_ms())};
   BALEEN_ASSIGN_OR_RETURN(links, kv_transfer::LinkTable::Create(*transport, options, metrics));
   BALEEN_ASSIGN_OR_RETURN(const ActivationMemory memory, MakeActivations());
   pipeline = std::make_unique<Pipeline>(
@@ -319,7 +314,7 @@ void Server::Parts::SetOver() {
 void Server::Parts::Watch() {
   const std::optional<TimePoint> oldest = leader()->OldestBatch();
   if (!oldest || SteadyClock().Now() - *oldest < StepTimeout()) return;
-  Broken(absl::DeadlineExceededError("a batch has not come back within worker.step_timeout_ms"));
+  Broken(absl::UnavailableError("a batch has not come back within worker.step_timeout_ms"));
 }
 
 void Server::Parts::OnReport(StageReport report) {
@@ -339,7 +334,7 @@ absl::Status Server::Parts::BuildServices() {
                .pages = host->pages()},
       .fingerprint = GroupFingerprint(),
       .leader = w.leader(),
-      .lease_ms = Or(w.has_lease_ms(), w.lease_ms(), 6000)};
+      .lease_ms = w.lease_ms()};
   if (!leads()) {
     membership = worker::JoinGroup(options, GroupCallbacksOf());
     return absl::OkStatus();
@@ -353,24 +348,12 @@ absl::Status Server::Parts::BuildServices() {
                                     [this](AttemptId id) {
                                       if (Leader* l = leader()) l->Cancel(id);
                                     },
-                                .vocab_size = host->config().vocab_size});
-  int port = 0;
-  const std::string listen = absl::StrCat("0.0.0.0:", w.grpc_port());
+                                .token_limit = host->vocabulary().limit});
   options.self.grpc_address = absl::StrCat(host_name, ":", w.grpc_port());
   group_leader = worker::GroupLeader::Create(options, GroupCallbacksOf());
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
-  builder.SetMaxReceiveMessageSize(-1);
-  // The router pings every 3 s while a stream is silent.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, worker::kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, worker::kKeepaliveTimeoutMs);
-  builder.RegisterService(service.get());
-  builder.RegisterService(group_leader->service());
-  grpc_server = builder.BuildAndStart();
-  if (grpc_server == nullptr || port == 0)
-    return absl::UnavailableError(absl::StrCat("worker.grpc_port: cannot listen on ", listen));
+  BALEEN_ASSIGN_OR_RETURN(
+      auto listening, worker::ListenGrpc(w.grpc_port(), {service.get(), group_leader->service()}));
+  grpc_server = std::move(listening.server);
   group_leader->Start();
   return absl::OkStatus();
 }
@@ -397,7 +380,6 @@ worker::GroupCallbacks Server::Parts::GroupCallbacksOf() {
                 shutdown.Request(absl::OkStatus());
                 SetOver();
               },
-          .flush_cache = [] {},
           .load = [this] { return LoadNow(); }};
 }
 
@@ -426,8 +408,7 @@ void Server::Parts::OnFormed(const std::vector<worker::MemberInfo>& members, Inc
   if (leads()) {
     leader_owner = std::make_unique<Leader>(
         LeaderOptions{.stages = config.worker().size(),
-                      .chunk = {.rows = Or(config.has_chunk_tokens(), config.chunk_tokens(), 8192),
-                                .sequences = max_sequences()},
+                      .chunk = {.rows = max_rows(), .sequences = max_sequences()},
                       .pages = worker::SmallestPool(members),
                       .drafts = host->options().drafts,
                       .max_context = host->options().max_context,
@@ -444,8 +425,9 @@ void Server::Parts::OnFormed(const std::vector<worker::MemberInfo>& members, Inc
     watchdog = std::make_unique<worker::Ticker>(kWatch, [this] { Watch(); });
     Register(members, group);
   }
-  const absl::Status written = worker::WriteReadyFile(
-      config.worker().ready_file(), config.worker().grpc_port(), metrics_server->port());
+  const absl::Status written = WriteReadyFile(
+      config.worker().ready_file(),
+      {{"grpc_port", config.worker().grpc_port()}, {"metrics_port", metrics_server->port()}});
   if (!written.ok()) shutdown.Request(written);
   spdlog::info("group {} of {} stages is formed", config.worker().group(), members.size());
 }
@@ -463,21 +445,19 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members, Inc
        .pool_tokens = int64_t{worker::SmallestPool(members)} * kPageTokens,
        .drafts = host->options().drafts},
       {.loads = [this] { return group_leader->Loads(); },
-       .drain =
-           [this] {
-             leader()->Drain(true);
-             MutexLock inner(directory_mu);
-             if (directory) directory->SetState(worker::State::kDraining);
-           },
-       .undrain =
-           [this] {
-             leader()->Drain(false);
-             MutexLock inner(directory_mu);
-             if (directory) directory->SetState(worker::State::kReady);
-           },
+       .drain = [this] { SetDraining(true); },
+       .undrain = [this] { SetDraining(false); },
        .flush_cache = [this] { return leader()->FlushCache(); },
        .flushed = [this] { return leader()->flushed(); }});
   directory->SetState(worker::State::kReady);
+}
+
+// On the leader, of a formed group. Any thread.
+void Server::Parts::SetDraining(bool on) {
+  MutexLock lock(directory_mu);
+  if (!on && exiting) return;
+  leader()->Drain(on);
+  if (directory) directory->SetState(on ? worker::State::kDraining : worker::State::kReady);
 }
 
 Server::Server() = default;
@@ -501,11 +481,8 @@ void Server::Drain() {
     return;
   }
   if (Leader* leader = p.leader()) {
-    leader->Drain(true);
-    {
-      MutexLock lock(p.directory_mu);
-      if (p.directory) p.directory->SetState(worker::State::kDraining);
-    }
+    p.exiting = true;
+    p.SetDraining(true);
     const absl::Status idle = leader->WaitIdle(deadline);
     if (!idle.ok()) spdlog::warn("drained with work left: {}", idle.ToString());
   }

@@ -29,7 +29,7 @@ absl::Status Stage::Check(const AttemptStart& start) const {
   const auto total = static_cast<int64_t>(start.prompt.size());
   if (total == 0) return bad("an empty prompt");
   for (int32_t token : start.prompt)
-    if (token < 0 || token >= options_.vocab_size) return bad("a token outside the vocabulary");
+    if (token < 0 || token >= options_.token_limit) return bad("a token outside the vocabulary");
   if (static_cast<int64_t>(start.pages.size()) < PagesFor(total)) return bad("too few pages");
   for (int32_t page : start.pages)
     if (page < 0 || page >= options_.pages) return bad("a page outside the pool");
@@ -87,7 +87,7 @@ void Stage::Execute(const BatchHeader& header) {
 
 void Stage::Begin(const AttemptStart& start) {
   Attempt attempt{.start = start, .computed = start.cached_tokens};
-  const auto sampling = worker::ParseSampling(start.sampling, options_.vocab_size);
+  const auto sampling = worker::ParseSampling(start.sampling, options_.token_limit);
   if (sampling.ok()) {
     attempt.sampling = *sampling;
   } else {
@@ -137,7 +137,7 @@ void Stage::Compute(const BatchHeader& header) {
   for (const BatchEntry& entry : header.entries)
     chunks.push_back(ChunkOf(entry, attempts_.at(entry.attempt)));
   std::vector<engine::PrefillResult> results = step_.Run(chunks);
-  batch_seconds_.Observe(std::chrono::duration<double>(SteadyClock().Now() - start).count());
+  batch_seconds_.Observe(SecondsSince(start));
   rows_.Increment(header.rows());
 
   if (last()) ReportBatch(header, results);
@@ -148,7 +148,8 @@ void Stage::Compute(const BatchHeader& header) {
     // Before the last pages go out: decode may release them the moment it has them.
     if (chunks[i].last) ledger_.ComputeOver(entry.attempt);
     Push(entry, attempt);
-    if (last() && results[i].status.ok()) HandOff(entry.attempt, attempt, results[i]);
+    attempt.failed |= !results[i].status.ok();
+    if (last() && !attempt.failed) HandOff(entry.attempt, attempt, results[i]);
     if (chunks[i].last) attempts_.erase(entry.attempt);
   }
 }

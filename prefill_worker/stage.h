@@ -21,7 +21,7 @@ class Stage {
   struct Options {
     int index = 0;
     int size = 1;
-    int vocab_size = 0;
+    int token_limit = 0;
     int pages = 0;                                         // of this stage's pool
     int max_rows = 0;                                      // of a batch
     int max_sequences = 0;                                 // of a batch
@@ -44,6 +44,7 @@ class Stage {
     std::vector<PageId> pages;
     int computed = 0;  // tokens with caches, those of the prefix cache included
     std::vector<model::TokenLogprobs> prompt_logprobs;
+    bool failed = false;  // in one of its chunks; the leader may have planned more by then
   };
   bool last() const { return options_.index == options_.size - 1; }
   absl::Status Check(const AttemptStart& start) const;

@@ -28,8 +28,6 @@ const char* ToString(GroupState state) {
       return "ready";
     case GroupState::kDraining:
       return "draining";
-    case GroupState::kBroken:
-      return "broken";
     case GroupState::kSuspect:
       return "suspect";
   }

@@ -15,9 +15,9 @@ using GroupId = StrongId<struct GroupIdTag, uint64_t>;
 
 enum class WorkerRole : uint8_t { kPrefill, kDecode };
 
-// kStarting: registered, not yet serving    kDraining, kBroken: as the leader reports
+// kStarting: registered, not yet serving    kDraining: as the leader reports
 // kSuspect: heartbeats missed, no new work; recovers with the next report
-enum class GroupState : uint8_t { kStarting, kReady, kDraining, kBroken, kSuspect };
+enum class GroupState : uint8_t { kStarting, kReady, kDraining, kSuspect };
 
 const char* ToString(WorkerRole role);
 const char* ToString(GroupState state);

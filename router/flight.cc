@@ -227,8 +227,6 @@ void Flight::OnPrefillStarted(AttemptId attempt, int cached_tokens) {
   if (IsCurrent(attempt)) attempt_->cached_tokens = cached_tokens;
 }
 
-void Flight::OnGranted(AttemptId) {}
-
 void Flight::OnHandedOff(AttemptId attempt) {
   {
     MutexLock lock(mu_);

@@ -40,7 +40,6 @@ class Flight final : public RequestHandle,
   void OnPrefillStarted(AttemptId attempt, int cached_tokens) override;
   void OnHandedOff(AttemptId attempt) override;
   void OnPrefillDone(AttemptId attempt, absl::Status status) override;
-  void OnGranted(AttemptId attempt) override;
   void OnTokens(AttemptId attempt, TokenStep step) override;
   void OnFinished(AttemptId attempt, FinishInfo info) override;
   void OnDecodeDone(AttemptId attempt, absl::Status status) override;

@@ -1,13 +1,11 @@
 #include "router/server.h"
 
-#include <unistd.h>
-
 #include <boost/asio/thread_pool.hpp>
-#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "common/ready_file.h"
 #include "common/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -73,16 +71,6 @@ absl::StatusOr<HttpOptions> HttpOptionsFrom(const v1::RouterConfig& c) {
   return options;
 }
 
-absl::Status WriteReadyFile(const std::string& path, int http_port, int grpc_port) {
-  if (path.empty()) return absl::OkStatus();
-  const std::string partial = path + ".partial";
-  std::ofstream(partial) << "http_port=" << http_port << "\ngrpc_port=" << grpc_port
-                         << "\npid=" << getpid() << "\n";
-  if (std::rename(partial.c_str(), path.c_str()) != 0)
-    return absl::InvalidArgumentError(absl::StrCat("ready_file: cannot write ", path));
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 Server::Server(ModelInfo model, Dispatcher::Options dispatch, Duration flush_timeout)
@@ -130,7 +118,8 @@ absl::Status Server::Listen(const v1::RouterConfig& config) {
   http_->Start();
   spdlog::info("serving {} on http {}:{} and grpc port {}", model_.name, http.host, http_port(),
                grpc_port_);
-  return WriteReadyFile(config.ready_file(), http_port(), grpc_port_);
+  return WriteReadyFile(config.ready_file(),
+                        {{"http_port", http_port()}, {"grpc_port", grpc_port_}});
 }
 
 absl::Status Server::ListenGrpc(const v1::RouterConfig& config) {
@@ -173,9 +162,9 @@ void Server::Drain() {
   http_->StopListening();
   inference_service_->StopAccepting();
   const TimePoint deadline = SteadyClock().Now() + drain_timeout_;
-  while (dispatcher_.live() > 0 && SteadyClock().Now() < deadline)
+  while (metrics_.requests.Value() > 0 && SteadyClock().Now() < deadline)
     std::this_thread::sleep_for(milliseconds(20));
-  const int left = dispatcher_.live();
+  const double left = metrics_.requests.Value();
   if (left > 0) spdlog::warn("drain_timeout: {} requests cut off", left);
   dispatcher_.FailAll("the router is shutting down");
   // Their last bytes: the streams close by themselves.

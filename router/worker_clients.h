@@ -36,7 +36,6 @@ class PrefillEvents {
 class DecodeEvents {
  public:
   virtual ~DecodeEvents() = default;
-  virtual void OnGranted(AttemptId attempt) = 0;
   virtual void OnTokens(AttemptId attempt, TokenStep step) = 0;
   virtual void OnFinished(AttemptId attempt, FinishInfo info) = 0;
   virtual void OnDecodeDone(AttemptId attempt, absl::Status status) = 0;

@@ -126,7 +126,7 @@ int RunGroupCommand(const char* command, const char* done, std::span<const std::
   });
 }
 
-// The routes that profile are not in every build: say so rather than "HTTP 501".
+// The router does not profile yet: say so rather than "HTTP 501".
 absl::Status ProfileCommand(const HttpClient& client, const std::string& path) {
   BALEEN_ASSIGN_OR_RETURN(const HttpResponse response, client.Post(path, "{}"));
   if (response.status == 404 || response.status == 501)

@@ -1,13 +1,13 @@
 #include "tools/generate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "common/status_macros.h"
 #include "engine/local_model.h"
 #include "model/tokenizer/detokenizer.h"
@@ -21,15 +21,10 @@
 namespace baleen::tools {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using engine::FinishReason;
 using engine::LocalEngine;
 using nlohmann::ordered_json;
 using tokenizer::Tokenizer;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // The tokenizer, or nullptr when the checkpoint has none and ids were given.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GenerateOptions& options) {
@@ -155,7 +150,7 @@ absl::StatusOr<LocalEngine::Result> Answer(LocalEngine& engine, std::vector<int3
 }  // namespace
 
 absl::Status Generate(const GenerateOptions& options, std::ostream& out) {
-  const Clock::time_point begin = Clock::now();
+  const TimePoint begin = SteadyClock().Now();
   BALEEN_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(options));
   BALEEN_ASSIGN_OR_RETURN(const auto local, LoadModel(options, tokenizer.get()));
   const double load_seconds = SecondsSince(begin);
@@ -169,7 +164,7 @@ absl::Status Generate(const GenerateOptions& options, std::ostream& out) {
   }
   const int64_t room = int64_t{local->config().max_position_embeddings} - int64_t(prompt_tokens);
   if (room > 0) sampling.max_new_tokens = int(std::min<int64_t>(sampling.max_new_tokens, room));
-  const Clock::time_point start = Clock::now();
+  const TimePoint start = SteadyClock().Now();
   BALEEN_ASSIGN_OR_RETURN(const LocalEngine::Result result,
                           Answer(local->engine(), std::move(prompt), sampling, tokenizer.get(),
                                  options.json ? nullptr : &out));

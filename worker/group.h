@@ -31,7 +31,6 @@ struct GroupCallbacks {
   std::function<void()> drain;  // finish what runs, take nothing new
   std::function<void()> undrain;
   std::function<void()> stop;  // members only: the leader is done, end with status 0
-  std::function<void()> flush_cache;
   std::function<Load()> load;  // polled every 100 ms; cheap, thread-safe
 };
 
@@ -41,8 +40,7 @@ class GroupMembership {
 
   // Leader: tells all members. Member: asks the leader to drain the whole group (it got SIGTERM).
   virtual void Drain() = 0;
-  virtual void Undrain() = 0;     // leader only
-  virtual void FlushCache() = 0;  // leader only
+  virtual void Undrain() = 0;  // leader only
   // Leader only: ends all members. Each ends its stream once it has heard, so that a shutdown of
   // the gRPC server with some seconds of grace loses nothing.
   virtual void Stop() = 0;

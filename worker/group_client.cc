@@ -41,7 +41,6 @@ class MemberStream final : public GroupMembership,
     draining_ = true;
   }
   void Undrain() override {}
-  void FlushCache() override {}
   void Stop() override {}
   std::vector<Load> Loads() const override { return {callbacks_.load()}; }
 
@@ -131,7 +130,6 @@ void MemberStream::Handle(const GroupEvent& event) {
   }
   if (event.drain()) callbacks_.drain();
   if (event.undrain()) callbacks_.undrain();
-  if (event.flush_cache()) callbacks_.flush_cache();
   if (event.stop()) {
     {
       MutexLock lock(mu_);

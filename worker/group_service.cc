@@ -93,9 +93,6 @@ class Leader final : public GroupLeader, public v1::Group::CallbackService {
   void Undrain() override {
     Broadcast([](GroupEvent& e) { e.set_undrain(true); });
   }
-  void FlushCache() override {
-    Broadcast([](GroupEvent& e) { e.set_flush_cache(true); });
-  }
   void Stop() override {
     {
       MutexLock lock(mu_);

@@ -8,8 +8,8 @@ class WorkerConfig;
 
 namespace baleen::worker {
 
-// The part of a worker's configuration that says which process of which group this is.
-// InvalidArgument names the field. Checked first, before anything slow happens.
-absl::Status CheckMembership(const v1::WorkerConfig& config);
+// Checks what both kinds of worker have in common, first, before anything slow happens, and fills
+// in the times that are not given. InvalidArgument names the field.
+absl::Status Complete(v1::WorkerConfig& config);
 
 }  // namespace baleen::worker

@@ -7,7 +7,7 @@
 
 namespace baleen::worker {
 
-absl::StatusOr<model::SamplingParams> FromProto(const v1::SamplingParams& proto, int vocab_size) {
+absl::StatusOr<model::SamplingParams> FromProto(const v1::SamplingParams& proto, int token_limit) {
   model::SamplingParams p;
   if (proto.has_max_new_tokens()) p.max_new_tokens = proto.max_new_tokens();
   if (proto.has_min_new_tokens()) p.min_new_tokens = proto.min_new_tokens();
@@ -26,15 +26,15 @@ absl::StatusOr<model::SamplingParams> FromProto(const v1::SamplingParams& proto,
   p.ignore_eos = proto.ignore_eos();
   if (proto.has_top_logprobs()) p.top_logprobs = proto.top_logprobs();
   p.prompt_logprobs = proto.prompt_logprobs();
-  BALEEN_RETURN_IF_ERROR(model::Validate(p, vocab_size));
+  BALEEN_RETURN_IF_ERROR(model::Validate(p, token_limit));
   return p;
 }
 
-absl::StatusOr<model::SamplingParams> ParseSampling(const std::string& bytes, int vocab_size) {
+absl::StatusOr<model::SamplingParams> ParseSampling(const std::string& bytes, int token_limit) {
   v1::SamplingParams proto;
   if (!proto.ParseFromString(bytes))
     return absl::InvalidArgumentError("sampling: not a SamplingParams message");
-  return FromProto(proto, vocab_size);
+  return FromProto(proto, token_limit);
 }
 
 }  // namespace baleen::worker

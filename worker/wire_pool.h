@@ -30,6 +30,8 @@ class WirePool {
 
   std::byte* base() const { return base_; }  // [pages][page_bytes]
 
+  bool mirrored() const { return mirror_ != nullptr; }
+
   // The pages are complete; returns when they may be sent.
   void ToWire(std::span<const PageId> pages);
   // The pages have arrived; the next operations of the backend see them.

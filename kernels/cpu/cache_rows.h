@@ -48,12 +48,4 @@ inline const float* ReadLatent(const LayerCache& cache, TokenSlot slot, float* b
   return buffer;
 }
 
-// A token's index key as f32, without its scale.
-inline const float* ReadIndexKey(const LayerCache& cache, TokenSlot slot, float* buffer) {
-  const std::byte* key = IndexKey(cache, slot);
-  if (cache.layout.numerics == Numerics::kExact) return reinterpret_cast<const float*>(key);
-  simd::DecodeE4m3(reinterpret_cast<const uint8_t*>(key), cache.layout.index_dim, 1.0f, buffer);
-  return buffer;
-}
-
 }  // namespace baleen::kernels::cpu

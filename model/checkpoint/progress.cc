@@ -41,7 +41,7 @@ void Progress::Add(uint64_t bytes) {
 }
 
 std::string Progress::Line(TimePoint now) const {
-  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double seconds = Seconds(now - start_);
   const double rate = seconds > 0 ? double(done_) / seconds : 0;
   const int percent = total_ == 0 ? 100 : static_cast<int>(done_ * 100 / total_);
   std::string line = absl::StrFormat("%s: %d %% of %s", what_, percent, Size(double(total_)));

@@ -18,8 +18,6 @@ GroupState FromProto(v1::WorkerState state) {
       return GroupState::kReady;
     case v1::DRAINING:
       return GroupState::kDraining;
-    case v1::BROKEN:
-      return GroupState::kBroken;
     default:  // starting, and states of newer workers
       return GroupState::kStarting;
   }

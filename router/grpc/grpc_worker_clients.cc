@@ -165,9 +165,7 @@ class DecodeLeg final : public StreamLeg<v1::DecodeEvent> {
     stub_->async()->Decode(context, &request, this);
   }
   void OnEvent(const v1::DecodeEvent& event) override {
-    if (event.has_granted()) {
-      events_->OnGranted(attempt_);
-    } else if (event.has_tokens()) {
+    if (event.has_tokens()) {
       const v1::Tokens& t = event.tokens();
       events_->OnTokens(attempt_, {.tokens = {t.tokens().begin(), t.tokens().end()},
                                    .logprobs = FromProto(t.logprobs()),

@@ -24,7 +24,6 @@ class CollectingWriter final : public decode_worker::ChunkWriter {
   void Write(TokenChunk chunk) override {
     MutexLock lock(mu_);
     ++writes_;
-    granted_ = granted_ || chunk.granted;
     tokens_.insert(tokens_.end(), chunk.tokens.begin(), chunk.tokens.end());
     logprobs_.insert(logprobs_.end(), chunk.logprobs.begin(), chunk.logprobs.end());
     if (chunk.finish) finish_ = chunk.finish;
@@ -78,10 +77,6 @@ class CollectingWriter final : public decode_worker::ChunkWriter {
     MutexLock lock(mu_);
     return end_;
   }
-  bool granted() const {
-    MutexLock lock(mu_);
-    return granted_;
-  }
   int writes() const {
     MutexLock lock(mu_);
     return writes_;
@@ -95,7 +90,6 @@ class CollectingWriter final : public decode_worker::ChunkWriter {
   std::vector<model::TokenLogprobs> logprobs_ ABSL_GUARDED_BY(mu_);
   std::optional<decode_worker::FinishInfo> finish_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
-  bool granted_ ABSL_GUARDED_BY(mu_) = false;
   bool in_flight_ ABSL_GUARDED_BY(mu_) = false;
   int writes_ ABSL_GUARDED_BY(mu_) = 0;
   std::shared_ptr<decode_worker::TokenBuffer> buffer_;

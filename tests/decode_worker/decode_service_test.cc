@@ -63,7 +63,7 @@ class DecodeServiceTest : public ::testing::Test {
                                return answer_;
                              },
                          .cancel = [this](AttemptId attempt) { cancelled_.set_value(attempt); },
-                         .vocab_size = kVocab});
+                         .token_limit = kVocab});
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::DecodeWorker::Stub> stub_;
 };
@@ -78,10 +78,7 @@ TEST_F(DecodeServiceTest, StreamsWhatTheBufferGetsInOrder) {
   ASSERT_EQ(s.job.prefill.size(), 2u);
   EXPECT_EQ(s.job.prefill[1].incarnation.value, 501u);
 
-  s.out->Granted();
   v1::DecodeEvent event;
-  ASSERT_TRUE(reader->Read(&event));
-  EXPECT_TRUE(event.has_granted());
   s.out->Append({.tokens = {11}, .prompt_logprobs = {{.token = 8, .logprob = -1}}});
   ASSERT_TRUE(reader->Read(&event));
   EXPECT_THAT(event.tokens().tokens(), ElementsAre(11));

@@ -26,6 +26,7 @@ class RequestTableTest : public ::testing::Test {
     return {.pages = kPages,
             .max_running = 2,
             .max_waiting = 3,
+            .join_pages = 3,
             .quarantine_percent = 50,
             .limits = {.drafts = 1,
                        .max_context = kPages * kPageTokens,
@@ -107,7 +108,6 @@ TEST_F(RequestTableTest, LendsOnlyThePagesOfThePrompt) {
 TEST_F(RequestTableTest, AHandOverEmitsTheFirstTokenAndWaitsForAStep) {
   BALEEN_ASSERT_OK(Submit(1, 1));
   table_.Ready({1}, Handoff(1));
-  EXPECT_THAT(Stream(1).granted(), true);
   EXPECT_EQ(wakes_, 1);
   EXPECT_EQ(table_.counts().ready, 1);
   auto changes = table_.Take();
@@ -152,6 +152,20 @@ TEST_F(RequestTableTest, RunsAtMostMaxRunningAtOnce) {
   EXPECT_EQ(table_.Take().joined.size(), 0u);
   table_.Finish({1});
   EXPECT_EQ(table_.Take().joined.size(), 1u);
+}
+
+TEST_F(RequestTableTest, LongPromptsJoinOneStepAfterTheOther) {
+  for (auto [attempt, pages] : {std::pair(1, 2), {2, 2}}) {
+    BALEEN_ASSERT_OK(Submit(uint64_t(attempt), pages));
+    table_.Ready({uint64_t(attempt)}, Handoff(pages));
+  }
+  EXPECT_EQ(table_.Take().joined.size(), 1u) << "four pages, three may join a step";
+  EXPECT_EQ(table_.Take().joined.size(), 1u);
+  table_.Finish({1});
+  table_.Finish({2});
+  BALEEN_ASSERT_OK(Submit(3, 4));
+  table_.Ready({3}, Handoff(4));
+  EXPECT_EQ(table_.Take().joined.size(), 1u) << "a prompt that has more joins alone";
 }
 
 // T-C8, T-A14: an abort in each state.

@@ -52,20 +52,6 @@ TEST(TokenBuffer, AnErrorDropsWhatIsPendingAndTheFirstOneStays) {
   EXPECT_THAT(*writer.end(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("prefill")));
 }
 
-TEST(TokenBuffer, GrantedComesOnceAndBeforeTokens) {
-  CollectingWriter late(/*hold=*/true);
-  late.buffer()->Append(Tokens({1}));
-  EXPECT_TRUE(late.granted());
-  late.Release();
-  late.buffer()->Granted();
-  EXPECT_EQ(late.writes(), 1);
-
-  CollectingWriter early(/*hold=*/true);
-  early.buffer()->Granted();
-  EXPECT_TRUE(early.granted());
-  EXPECT_TRUE(early.tokens().empty());
-}
-
 TEST(TokenBuffer, AReaderTooSlowIsCutOff) {
   CollectingWriter writer(/*hold=*/true, /*max_tokens=*/3);
   EXPECT_TRUE(writer.buffer()->Append(Tokens({1})));

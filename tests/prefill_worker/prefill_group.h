@@ -88,7 +88,7 @@ class PrefillStage {
         prefill_worker::Stage::Options{
             .index = index,
             .size = size,
-            .vocab_size = FakeForward::kVocab,
+            .token_limit = FakeForward::kVocab,
             .pages = kPrefillPages,
             .max_rows = chunk,
             .max_sequences = kPrefillSequences,

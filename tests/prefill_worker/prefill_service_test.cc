@@ -28,7 +28,7 @@ class PrefillServiceTest : public ::testing::Test {
                return absl::OkStatus();
              },
          .cancel = [this](AttemptId id) { log_.Add("cancelled " + std::to_string(id.value)); },
-         .vocab_size = 100});
+         .token_limit = 100});
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

@@ -8,9 +8,9 @@
 #include <random>
 
 #include "engine/memory_plan.h"
-#include "kv_transfer/loopback_transport.h"
 #include "kv_transfer/ucx/ucx_transport.h"
 #include "prefill_worker/prefill_group.h"
+#include "testing/loopback_transport.h"
 #include "testing/status_matchers.h"
 
 namespace baleen::prefill_worker {
@@ -90,9 +90,10 @@ class PrefillGroup : public ::testing::TestWithParam<Shape> {
   }
   Leader& leader() { return stages_[0]->leader(); }
 
-  void Submit(uint64_t id, const std::vector<int32_t>& prompt) {
+  void Submit(uint64_t id, const std::vector<int32_t>& prompt, bool prompt_logprobs = false) {
     v1::SamplingParams sampling;
     sampling.set_temperature(0);
+    sampling.set_prompt_logprobs(prompt_logprobs);
     BALEEN_ASSERT_OK(leader().Submit({.attempt = {id},
                                       .prompt = prompt,
                                       .sampling = sampling.SerializeAsString(),
@@ -258,6 +259,20 @@ TEST_P(PrefillGroup, APromptWithNanLogitsFailsAlone) {
   EXPECT_TRUE(decode_->log.WaitFor("settled 1"));
   EXPECT_TRUE(log_.WaitFor("finished 1 INTERNAL"));
   ASSERT_TRUE(log_.WaitFor("finished 2 OK"));
+  ExpectQuiet();
+}
+
+// A row in the middle is only looked at for its log-probabilities; by then a pipeline has the last
+// chunk under way.
+TEST_P(PrefillGroup, APromptWithoutALogprobIsNotHandedOff) {
+  stages_.back()->forward().poison_token = 95;
+  auto bad = Prompt(200);
+  bad[9] = 95;
+  Submit(1, bad, /*prompt_logprobs=*/true);
+  Grant(1, 200);
+  EXPECT_TRUE(decode_->log.WaitFor("failed 1 INTERNAL"));
+  EXPECT_TRUE(decode_->log.WaitFor("settled 1"));
+  EXPECT_TRUE(log_.WaitFor("finished 1 INTERNAL"));
   ExpectQuiet();
 }
 

@@ -21,7 +21,6 @@ TEST_F(FlightTest, StartsBothLegsOfOneAttemptAndStreamsTokens) {
   ASSERT_TRUE(P().leg->started && D().leg->started);
   EXPECT_EQ(P().id(), D().id());
   EXPECT_EQ(P().input.sampling, D().input.sampling);
-  D().decode->OnGranted(D().id());
   EmitToken(D(), 5);
   P().prefill->OnHandedOff(P().id());
   P().prefill->OnPrefillDone(P().id(), absl::OkStatus());

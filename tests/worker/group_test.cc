@@ -24,7 +24,6 @@ GroupCallbacks Recording(EventLog& log, int running = 0) {
           .drain = [&log] { log.Add("drain"); },
           .undrain = [&log] { log.Add("undrain"); },
           .stop = [&log] { log.Add("stop"); },
-          .flush_cache = [&log] { log.Add("flush"); },
           .load = [running] { return Load{.running = running}; }};
 }
 
@@ -154,8 +153,6 @@ TEST_F(GroupTest, DrainReachesEveryoneFromBothEnds) {
   EXPECT_TRUE(leader_log_.WaitFor("drain"));
   leader_->Drain();
   EXPECT_TRUE(member_log_.WaitFor("drain"));
-  leader_->FlushCache();
-  EXPECT_TRUE(member_log_.WaitFor("flush"));
   leader_->Stop();
   EXPECT_TRUE(member_log_.WaitFor("stop"));
 }

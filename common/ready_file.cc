@@ -1,4 +1,4 @@
-#include "worker/ready_file.h"
+#include "common/ready_file.h"
 
 #include <unistd.h>
 
@@ -7,18 +7,19 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace baleen::worker {
+namespace baleen {
 
-absl::Status WriteReadyFile(const std::string& path, int grpc_port, int metrics_port) {
+absl::Status WriteReadyFile(const std::string& path,
+                            const std::vector<std::pair<const char*, int>>& ports) {
   if (path.empty()) return absl::OkStatus();
   const std::string draft = path + ".tmp";
   std::ofstream out(draft);
-  out << "grpc_port=" << grpc_port << "\nmetrics_port=" << metrics_port << "\npid=" << getpid()
-      << "\n";
+  for (const auto& [name, port] : ports) out << name << "=" << port << "\n";
+  out << "pid=" << getpid() << "\n";
   out.close();
   if (!out || std::rename(draft.c_str(), path.c_str()) != 0)
     return absl::UnavailableError(absl::StrCat("ready_file: cannot write ", path));
   return absl::OkStatus();
 }
 
-}  // namespace baleen::worker
+}  // namespace baleen
