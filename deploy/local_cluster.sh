@@ -21,7 +21,9 @@
 #   --gpus N              workers take the first N visible GPUs in turn (1); where several share one, run
 #                         nvidia-cuda-mps-control -d first, or they take turns of milliseconds
 #   --memory-fraction F   of its GPU's memory for each worker (0.9 shared among those of a GPU)
-#   --dir RUN_DIR         configurations, logs, pids (run)     --bin DIR            binaries (build/*/bin)
+#   --dir RUN_DIR         configurations, logs, pids (run)
+#   --bin DIR             binaries (of build/release/bin and build/dev/bin the first that is there; with --device
+#                         cuda build/cuda/bin before these)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -62,11 +64,13 @@ free_port() {
 }
 
 find_binaries() {
+  local presets="release dev" preset
+  [ "$device" != cuda ] || presets="cuda $presets"
   if [ -z "$bin" ]; then
-    for preset in release dev; do
+    for preset in $presets; do
       [ -x "$root/build/$preset/bin/baleen_router" ] && { bin=$root/build/$preset/bin; return; }
     done
-    die "no binaries in build/release/bin or build/dev/bin: build first, or pass --bin"
+    die "no binaries in build/*/bin of $presets: build first, or pass --bin"
   fi
   [ -x "$bin/baleen_router" ] || die "--bin: no baleen_router in $bin"
 }
@@ -185,6 +189,7 @@ stop() {
 }
 
 restart() {
+  ! grep -qs 'device: "cuda' "$dir"/*.textproto || device=cuda
   find_binaries
   [ -n "$name" ] || die "restart needs --name, e.g. decode-0 or router"
   local members
