@@ -17,7 +17,8 @@ namespace baleen::engine {
 //   cache    the prefix cache keeps its contents
 // It is free when it has none. Nothing else makes it reusable (rule R1).
 //
-// Threads: one owner (the step thread).
+// Threads: not thread-safe. One thread has it (prefill's step thread, in Leader) or one lock guards
+// it (decode's RequestTable, whose gRPC, transport and step threads all use it).
 class PagePool {
  public:
   explicit PagePool(int pages);
