@@ -24,10 +24,9 @@ struct KvReceiverOptions {
 // complete.
 //
 // Per attempt: Grant; then exactly one of
-//   ready(attempt, record)   every stage has shown every page with every component, and the
-//   hand-off
-//                            came (R6). Then Release after the first step, or Cancel.
-//   failed(attempt, status)  the pages go into quarantine
+//   ready(attempt, record)   every stage has shown every page with every component, and Handoff is
+//                            here (R6). Then Release after the first step, or Cancel.
+//   failed(attempt, status)  the pages go into quarantine.
 // After `failed` or Cancel, `settled(attempt)` is called once: no writer can touch the pages any
 // more and their writer references may go. After `ready` the writers are done: writer references
 // may go at once, and Cancel is followed by `settled` immediately.
