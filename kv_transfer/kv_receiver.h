@@ -34,6 +34,8 @@ struct KvReceiverOptions {
 // Quarantine ends with a DrainAck of every stage, or for a stage that does not answer within
 // drain_ack_timeout, by fencing its link and LinkTable::Settled.
 //
+// R1 to R9 are the rules of README.md.
+//
 // Clocks (R2): waiting for prefill has no limit here (the client's deadline is the caller's);
 // liveness is the links' lease; progress is measured from the hand-off message on, when every stage
 // has computed and only bytes are missing: transfer_timeout without a chunk fails the attempt.
