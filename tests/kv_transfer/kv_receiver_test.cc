@@ -1,5 +1,5 @@
 // What decode does in a hand-over. Sender, receiver and links run together over a manual
-// LoopbackHub; TA1_ and the like name the case of the failure catalogue.
+// LoopbackHub; TA1_ and the like name the case of docs/failure_cases.md.
 #include <random>
 
 #include "testing/status_matchers.h"
@@ -369,7 +369,6 @@ TEST_F(HandOver, TC11_WordOfEndedAttemptsIsIgnoredAndCounted) {
 }
 
 // Half of the attempts are cancelled at random moments on random sides while messages are
-
 // duplicated; each ends, finished ones have the right bytes, nothing is left over.
 TEST_F(HandOver, TC2_RandomCancellationsLeaveNothingBehind) {
   const uint32_t seed = std::random_device()();
