@@ -37,7 +37,7 @@ struct KvReceiverOptions {
 // R1 to R9 are the rules of README.md.
 //
 // Clocks (R2): waiting for prefill has no limit here (the client's deadline is the caller's);
-// liveness is the links' lease; progress is measured from the hand-off message on, when every stage
+// liveness is the links' lease; progress is measured from Handoff on, when every stage
 // has computed and only bytes are missing: transfer_timeout without a chunk fails the attempt.
 // Before that, prefill watches its own posted pieces.
 //
@@ -58,7 +58,7 @@ class KvReceiver {
     AttemptId attempt;
     std::vector<Stage> stages;  // every stage of the prefill group, by index
     std::vector<PageId> pages;  // for prompt pages 0, 1, ...
-    uint64_t prompt_hash = 0;   // must equal the hand-off's; 0: not checked
+    uint64_t prompt_hash = 0;   // must equal Handoff's; 0: not checked
   };
   struct Counts {
     int granted = 0, receiving = 0, ready = 0, quarantined = 0;  // attempts

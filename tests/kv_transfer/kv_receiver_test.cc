@@ -245,7 +245,7 @@ TEST_F(HandOver, TA12_NotReadyWhileOneStageIsMissing) {
   Pass(seconds(9));
   EXPECT_TRUE(ready_.empty());
   EXPECT_TRUE(failed_.empty());
-  Pass(seconds(2));  // transfer_timeout after the hand-off
+  Pass(seconds(2));  // transfer_timeout after Handoff
   EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("arriving")));
 }
 
