@@ -85,7 +85,12 @@ launch() {
   echo "$!" >"$dir/$1.pid"
 }
 
-alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
+# A pid file may be older than the machine's last start: the process must be ours, or about to become it.
+alive() {
+  local pid words
+  pid=$(cat "$dir/$1.pid" 2>/dev/null) && words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || return 1
+  [[ $words == *"$dir/$1.textproto"* || $words == *local_cluster.sh* ]]
+}
 processes() { (cd "$dir" && ls -- *.pid 2>/dev/null | sed 's/\.pid$//') || true; }
 
 # The GPU whose turn it is.
@@ -125,7 +130,8 @@ start_group() {
 
 wait_until_ready() {
   local name deadline=$((SECONDS + 120))
-  until curl -sf -o /dev/null "http://127.0.0.1:$http_port/readiness"; do
+  # Another cluster's router may answer on that port.
+  until [ -f "$dir/router.ready" ] && curl -sf -o /dev/null "http://127.0.0.1:$http_port/readiness"; do
     for name in $(processes); do
       alive "$name" && continue
       tail -n 5 "$dir/$name.log" >&2
