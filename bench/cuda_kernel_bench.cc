@@ -1,6 +1,6 @@
 // Every operation whose time matters, on the GPU at DeepSeek-V3.2's sizes, beside its floor: the
 // larger of bytes over a copy's bandwidth and arithmetic over the tensor cores' rate. The copy is
-// measured in the same run; the rates are those of docs/kernels.md. Operands take turns so that
+// measured in the same run; the rates are those of docs/performance.md. Operands take turns so that
 // they come from memory, not from the L2 cache. Medians of rounds of back-to-back launches.
 //
 //   cuda_kernel_bench [SUBSTRING]      only the operations whose name has it

@@ -4,7 +4,7 @@
 
 namespace baleen {
 
-// What a floor divides by. The rates are those of docs/kernels.md, for Hopper.
+// What a floor divides by. The rates are those of docs/performance.md, for Hopper.
 inline constexpr double kBf16Rate = 790e12;  // FLOP/s
 inline constexpr double kFp8Rate = 1500e12;
 

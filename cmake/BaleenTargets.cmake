@@ -1,4 +1,4 @@
-# The only three functions that make targets.
+# The three functions that make targets. (integration_test, in tests/integration, adds tests that need none.)
 
 add_library(baleen_warnings INTERFACE)
 target_compile_options(baleen_warnings INTERFACE

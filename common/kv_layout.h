@@ -11,17 +11,17 @@ namespace baleen {
 // decode worker and kv_transfer. Changing a formula here changes the wire: bump kKvLayoutVersion.
 //
 // One allocation, page-major:
-//   [pages][layers][LayerBytes], LayerBytes =
-//     [kPageTokens latent rows] | [kPageTokens x index_dim index keys] | [kPageTokens f32 index
-//     scales]
+//   [pages][layers][LayerBytes], where LayerBytes holds, one after the other,
+//     kPageTokens latent rows | kPageTokens index keys | kPageTokens index scales
 //
 // A page holds kPageTokens consecutive tokens of ONE sequence for all layers of the process, so a
 // pipeline stage's share of a page is one contiguous piece at both ends of the wire.
 //
-//   latent row, kFp8:   [0,512) e4m3 c_kv | [512,528) f32 scale per 128 | [528,656) bf16 k_rope x64
-//   latent row, kExact: kv_lora f32 c_kv | rope f32 k_rope
-//   index key, kFp8: e4m3 x index_dim, and one f32 scale per token; kExact: f32 x index_dim, no
-//   scale
+//   latent row   kFp8: [0,512) e4m3 latent | [512,528) f32 scale per 128 | [528,656) bf16 roped key
+//                kExact: kv_lora f32 latent | rope f32 roped key
+//   index key    kFp8: index_dim e4m3; kExact: index_dim f32
+//   index scale  kFp8: one f32; kExact: none
+//
 // An MTP module is the last layer.
 inline constexpr uint32_t kKvLayoutVersion = 1;
 inline constexpr int kPageTokens = 64;

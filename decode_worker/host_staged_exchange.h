@@ -11,7 +11,8 @@ namespace baleen::decode_worker {
 
 // An exchange over host memory for rows that live on a device: copies them out before the inner
 // exchange sends them, and what comes back in. Right on any device, and as slow as two trips over
-// the bus a layer; ranks with peer access will not need it.
+// the bus a layer: for ranks whose devices cannot do it themselves (PeerExchange). Failures are the
+// inner exchange's.
 //
 // Borrows backend and inner exchange. Threads: the step thread.
 class HostStagedExchange final : public model::ExpertExchange {

@@ -6,18 +6,19 @@
 
 namespace baleen::decode_worker {
 
-// Life of one attempt on a decode rank (section 4 of the protocol, "Decode attempt").
+// Life of one attempt on a decode rank. kv_transfer/decode_attempt.h is the part that KvReceiver
+// sees.
 //
 //   kWaiting --kRoom--> kGranted --kManifestComplete--> kReady --kScheduled--> kRunning
 //   kRunning, kReady --kFinished--> kDone   (kReady: the first token already ends the request)
 //   kWaiting, kReady, kRunning --kAborted--> kDone
 //   kGranted --kAborted--> kQuarantine --kSettled--> kDone
 //
-// kGranted is the protocol's Granted and Receiving: nothing here depends on the difference, and
-// KvReceiver counts them apart. kAborted is everything that ends an attempt early: the client or
-// the router left, its time is over, prefill or its link failed. A running sequence is aborted
-// between two steps, by the step thread. kQuarantine exists because a remote writer may still write
-// the pages; only kSettled (drain acknowledged, or a valid fence) ends it. kDone is final.
+// kGranted is KvReceiver's kGranted and kReceiving: nothing here depends on the difference.
+// kAborted is everything that ends an attempt early: the client or the router left, its time is
+// over, prefill or its link failed. A running sequence is aborted between two steps, by the step
+// thread. kQuarantine exists because a remote writer may still write the pages; only kSettled
+// (drain acknowledged, or a valid fence) ends it. kDone is final.
 enum class State : uint8_t { kWaiting, kGranted, kReady, kRunning, kQuarantine, kDone };
 enum class Event : uint8_t { kRoom, kManifestComplete, kScheduled, kFinished, kAborted, kSettled };
 
@@ -63,7 +64,8 @@ constexpr const char* Name(Event e) {
   return "?";
 }
 
-// The references on the pages of an attempt (R1): a page is free when it has neither.
+// The references on the pages of an attempt (R1 of kv_transfer/README.md): a page is free when it
+// has neither.
 constexpr bool HoldsRequestReference(State s) {
   return s == State::kGranted || s == State::kReady || s == State::kRunning;
 }

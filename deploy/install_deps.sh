@@ -35,9 +35,8 @@ install_packages() {
     sudo=sudo
   fi
   echo "install_deps: installing ${missing[*]}"
-  export DEBIAN_FRONTEND=noninteractive
   $sudo apt-get update -q
-  $sudo apt-get install -y -q --no-install-recommends "${missing[@]}"
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
 # fetch_ucx FOLDER: the libraries of the first wheel that can be had, in the layout of any UCX: lib, lib/ucx.

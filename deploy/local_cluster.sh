@@ -21,7 +21,9 @@
 #   --gpus N              workers take the first N visible GPUs in turn (1); where several share one, run
 #                         nvidia-cuda-mps-control -d first, or they take turns of milliseconds
 #   --memory-fraction F   of its GPU's memory for each worker (0.9 shared among those of a GPU)
-#   --dir RUN_DIR         configurations, logs, pids (run)     --bin DIR            binaries (build/*/bin)
+#   --dir RUN_DIR         configurations, logs, pids (run)
+#   --bin DIR             binaries (of build/release/bin and build/dev/bin the first that is there; with --device
+#                         cuda build/cuda/bin before these)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -62,11 +64,13 @@ free_port() {
 }
 
 find_binaries() {
+  local presets="release dev" preset
+  [ "$device" != cuda ] || presets="cuda $presets"
   if [ -z "$bin" ]; then
-    for preset in release dev; do
+    for preset in $presets; do
       [ -x "$root/build/$preset/bin/baleen_router" ] && { bin=$root/build/$preset/bin; return; }
     done
-    die "no binaries in build/release/bin or build/dev/bin: build first, or pass --bin"
+    die "no binaries in build/*/bin of $presets: build first, or pass --bin"
   fi
   [ -x "$bin/baleen_router" ] || die "--bin: no baleen_router in $bin"
 }
@@ -81,7 +85,12 @@ launch() {
   echo "$!" >"$dir/$1.pid"
 }
 
-alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
+# A pid file may be older than the machine's last start: the process must be ours, or about to become it.
+alive() {
+  local pid words
+  pid=$(cat "$dir/$1.pid" 2>/dev/null) && words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || return 1
+  [[ $words == *"$dir/$1.textproto"* || $words == *local_cluster.sh* ]]
+}
 processes() { (cd "$dir" && ls -- *.pid 2>/dev/null | sed 's/\.pid$//') || true; }
 
 # The GPU whose turn it is.
@@ -121,7 +130,8 @@ start_group() {
 
 wait_until_ready() {
   local name deadline=$((SECONDS + 120))
-  until curl -sf -o /dev/null "http://127.0.0.1:$http_port/readiness"; do
+  # Another cluster's router may answer on that port.
+  until [ -f "$dir/router.ready" ] && curl -sf -o /dev/null "http://127.0.0.1:$http_port/readiness"; do
     for name in $(processes); do
       alive "$name" && continue
       tail -n 5 "$dir/$name.log" >&2
@@ -185,6 +195,7 @@ stop() {
 }
 
 restart() {
+  ! grep -qs 'device: "cuda' "$dir"/*.textproto || device=cuda
   find_binaries
   [ -n "$name" ] || die "restart needs --name, e.g. decode-0 or router"
   local members

@@ -21,15 +21,20 @@ cmake --build --preset release --target baleen_router baleen_prefill baleen_deco
 dir=$root/run
 # The ports of the README's examples; 0, any free one, where they are taken.
 free() { if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then echo 0; else echo "$1"; fi; }
-deploy/local_cluster.sh start --bin build/release/bin --dir "$dir" --http-port "$(free 8000)" --grpc-port "$(free 9000)"
-[ -n "$once" ] && trap 'deploy/local_cluster.sh stop --dir "$dir"' EXIT
-url=$(sed -n 's/^http=//p' "$dir/urls")
+url() { sed -n 's/^http=//p' "$dir/urls" 2>/dev/null; }
+if deploy/local_cluster.sh status --dir "$dir" >/dev/null 2>&1 && curl -sf -o /dev/null "$(url)/readiness"; then
+  echo "quickstart: the cluster of $dir runs already"
+  once=
+else
+  deploy/local_cluster.sh start --bin build/release/bin --dir "$dir" --http-port "$(free 8000)" --grpc-port "$(free 9000)"
+  [ -n "$once" ] && trap 'deploy/local_cluster.sh stop --dir "$dir"' EXIT
+fi
 
 question="Tell me a story about a fox named Pip."
 echo
 echo "> $question"
-build/release/bin/baleenctl generate --url "$url" --chat "$question" --max-tokens 200 --temperature 0
+build/release/bin/baleenctl generate --url "$(url)" --chat "$question" --max-tokens 200 --temperature 0
 echo
 if [ -z "$once" ]; then
-  echo "The cluster serves on $url; deploy/local_cluster.sh stop --dir run ends it."
+  echo "The cluster serves on $(url); deploy/local_cluster.sh stop --dir run ends it."
 fi

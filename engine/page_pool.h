@@ -15,9 +15,10 @@ namespace baleen::engine {
 //   request  a sequence (or a hand-over still to be sent) uses its contents
 //   writer   a peer may still write into it; ends by DrainAck or a valid fence, never by a timer
 //   cache    the prefix cache keeps its contents
-// It is free when it has none. Nothing else makes it reusable (rule R1).
+// It is free when it has none. Nothing else makes it reusable (R1 of kv_transfer/README.md).
 //
-// Threads: one owner (the step thread).
+// Threads: not thread-safe. One thread has it (prefill's step thread, in Leader) or one lock guards
+// it (decode's RequestTable, whose gRPC, transport and step threads all use it).
 class PagePool {
  public:
   explicit PagePool(int pages);

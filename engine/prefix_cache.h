@@ -33,8 +33,9 @@ class PrefixCache {
   std::vector<PageId> Acquire(std::span<const int32_t> prompt);
 
   // Keeps the full pages of a prompt whose prefill is complete on all stages; of a failed or
-  // aborted one nothing may come here (T-G8). pages[i] holds tokens [64 i, 64 i + 64) and has a
-  // request reference. Pages whose tokens are already cached stay the caller's alone.
+  // aborted one nothing may come here (docs/failure_cases.md, T-G8). pages[i] holds tokens
+  // [64 i, 64 i + 64) and has a request reference. Pages whose tokens are already cached stay the
+  // caller's alone.
   void Insert(std::span<const int32_t> prompt, std::span<const PageId> pages);
 
   // As PagePool::Allocate; makes room by evicting what was used longest ago and has no other

@@ -73,10 +73,10 @@ class Backend {
   // Memory the ops can use, 64-byte aligned. Start-up and tests only; nullptr when exhausted.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* p) = 0;
-  virtual void CopyIn(void* dst, const void* host,
-                      size_t bytes) = 0;  // async; host may be reused after Synchronize
-  virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;    // async
-  virtual void CopyWithin(void* dst, const void* src, size_t bytes) = 0;  // async, no overlap
+  // Asynchronous: `host` may be reused, or is filled, after Synchronize. CopyWithin: no overlap.
+  virtual void CopyIn(void* dst, const void* host, size_t bytes) = 0;
+  virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;
+  virtual void CopyWithin(void* dst, const void* src, size_t bytes) = 0;
 
   // The ops that `issue` calls, with these very operands, to be issued again any number of times
   // for the cost of one. Nothing is computed meanwhile; each op must have run once before. Start-up

@@ -5,8 +5,7 @@
 // The operations of one forward pass, in the order it uses them. Each struct is the whole input of
 // one Backend member of the same name. Common rules:
 //   * rows == 0 is legal and does nothing;
-//   * activations are f32 (Numerics::kExact) or bf16 (kFp8), the same dtype in all operands of an
-//   op
+//   * activations are f32 (Numerics::kExact) or bf16 (kFp8), the same in all operands of an op
 //     unless a field says otherwise; arithmetic is fp32 or better inside, one rounding at the end;
 //   * no output may overlap an input unless the op says so.
 // Section numbers are of docs/model.md.

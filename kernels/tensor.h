@@ -24,8 +24,7 @@ struct Matrix {
   }
 };
 
-// fp8 rows with one power-of-two f32 scale per 128 columns: real = q * scale. Section 4.1 of the
-// spec.
+// fp8 rows with one power-of-two f32 scale per 128 columns: real = q * scale (docs/model.md, 4.1).
 struct Quantized {
   uint8_t* data = nullptr;  // [rows, cols] e4m3, dense; nullptr: not used
   float* scales = nullptr;  // [rows, cols / 128]

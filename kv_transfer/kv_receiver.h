@@ -24,10 +24,9 @@ struct KvReceiverOptions {
 // complete.
 //
 // Per attempt: Grant; then exactly one of
-//   ready(attempt, record)   every stage has shown every page with every component, and the
-//   hand-off
-//                            came (R6). Then Release after the first step, or Cancel.
-//   failed(attempt, status)  the pages go into quarantine
+//   ready(attempt, record)   every stage has shown every page with every component, and Handoff is
+//                            here (R6). Then Release after the first step, or Cancel.
+//   failed(attempt, status)  the pages go into quarantine.
 // After `failed` or Cancel, `settled(attempt)` is called once: no writer can touch the pages any
 // more and their writer references may go. After `ready` the writers are done: writer references
 // may go at once, and Cancel is followed by `settled` immediately.
@@ -35,8 +34,10 @@ struct KvReceiverOptions {
 // Quarantine ends with a DrainAck of every stage, or for a stage that neither answers nor lands a
 // chunk within drain_ack_timeout, by fencing its link and LinkTable::Settled.
 //
+// R1 to R9 are the rules of README.md.
+//
 // Clocks (R2): waiting for prefill has no limit here (the client's deadline is the caller's);
-// liveness is the links' lease; progress is measured from the hand-off message on, when every stage
+// liveness is the links' lease; progress is measured from Handoff on, when every stage
 // has computed and only bytes are missing: transfer_timeout without a chunk fails the attempt.
 // Before that, prefill watches its own posted pieces.
 //
@@ -57,7 +58,7 @@ class KvReceiver {
     AttemptId attempt;
     std::vector<Stage> stages;  // every stage of the prefill group, by index
     std::vector<PageId> pages;  // for prompt pages 0, 1, ...
-    uint64_t prompt_hash = 0;   // must equal the hand-off's; 0: not checked
+    uint64_t prompt_hash = 0;   // must equal Handoff's; 0: not checked
   };
   struct Counts {
     int granted = 0, receiving = 0, ready = 0, quarantined = 0;  // attempts

@@ -34,7 +34,7 @@ struct KvSenderOptions {
 // go when it comes. The grant may also come before Begin.
 //
 // Every Begin ends in exactly one `closed`: from then on nothing reads the source pages, so their
-// writer references may go (R1).
+// references may go (R1 of README.md).
 //   Ok                 decode took its first step (Release)
 //   Cancelled          Abort here, or decode drained the grant
 //   Unavailable        decode's link broke

@@ -16,8 +16,8 @@ namespace baleen::kv_transfer {
 //   kAwaitRelease --kFailed--> kDraining
 //   kDraining --kQuiet--> kClosed                no piece of it is posted any more
 //
-// Source pages are read (by the wire) only before kClosed, which is final (R1). Nothing is posted
-// in kDraining.
+// Source pages are read (by the wire) only before kClosed, which is final (R1 of README.md).
+// Nothing is posted in kDraining.
 enum class PrefillState : uint8_t {
   kQueued,
   kComputing,

@@ -52,7 +52,7 @@ class Transport {
   static constexpr size_t kMaxHeaderBytes = 4096;
 
   // When may the owner of a region reuse memory that a failed endpoint's peer might write?
-  // (section 7 of the protocol; docs/decisions/ has the evidence)
+  // (docs/failures.md; docs/decisions/0005-transfer-fences.md has the evidence)
   enum class Fence : uint8_t {
     kOwnClose,   // once Close(endpoint) is done: late writes are dropped on this side
     kPeerDeath,  // only once the peer's process is gone, or it acknowledged

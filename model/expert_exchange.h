@@ -8,8 +8,15 @@ namespace baleen::model {
 // a group call Dispatch and Collect in the same order, once for every MoE layer of every forward,
 // also with zero rows.
 //
-// The interface stands in model because the MoE layer calls it; implementations: engine (one
-// process), decode_worker (over the transport, or by the devices in peer memory).
+// The interface stands in model because the MoE layer calls it. Implementations: InProcessExchange
+// here (one process); in decode_worker TransportExchange (by messages), HostStagedExchange (the
+// same for rows on a device) and PeerExchange (the devices among themselves).
+//
+// Failure: a call returns no error. When a rank does not come within the implementation's deadline,
+// or the group has broken, the calls end all the same, and their results mean nothing (no rows,
+// zeros, or what lay there before). So the caller of the forward pass asks the implementation
+// before it uses any result (the mesh's status, PeerExchange::Check): the error names the rank,
+// where one is known, and the group ends.
 class ExpertExchange {
  public:
   virtual ~ExpertExchange() = default;
@@ -18,14 +25,15 @@ class ExpertExchange {
   struct Received {
     kernels::Matrix x;      // [rows, dim] activations
     kernels::Quantized xq;  // the same in fp8 (kFp8), or data == nullptr
-    const int32_t* ids =
-        nullptr;  // [rows, topk] global expert ids; ids not of this process may occur
+    // [rows, topk] global expert ids; ids not of this process may occur
+    const int32_t* ids = nullptr;
     int rows = 0;
   };
 
-  // Sends this rank's rows to the owners of their experts and returns what arrived. Blocks until
-  // all ranks have sent. `ids` is [x.rows, topk]. A rank that does not answer within the
-  // implementation's deadline ends the process (the group is broken) with a line that names it.
+  // Sends this rank's rows to the owners of their experts and returns what arrived. `ids` is
+  // [x.rows, topk]. Over messages it blocks until all ranks have sent or the deadline is over.
+  // Where the devices do it, it returns at once: the backend's later operations wait, and `rows`
+  // does not depend on what comes.
   virtual Received Dispatch(const kernels::Matrix& x, const kernels::Quantized& xq,
                             const int32_t* ids, int topk) = 0;
 

@@ -41,8 +41,8 @@ struct AttemptAbort {
 };
 
 // One numbered batch with all of the leader's decisions. It travels ahead of the activations
-// through the stages, which apply it in order, exactly once; nobody votes (R4). Processing order:
-// starts, entries, aborts.
+// through the stages, which apply it in order, exactly once; nobody votes (R4 of
+// kv_transfer/README.md). Processing order: starts, entries, aborts.
 struct BatchHeader {
   uint64_t number = 0;  // 1, 2, 3, ...
   std::vector<AttemptStart> starts;

@@ -41,7 +41,7 @@ struct LeaderOptions {
 // (all chunks are scheduled, stages push pages) -> gone once every stage has reported kEnded.
 // Cancel or a failure on any stage marks it; the next header tells all stages, at most one batch
 // later. Pages return when all stages have ended with it, never before: a later stage may still
-// write them, the transport may still read them (R1).
+// write them, the transport may still read them (R1 of kv_transfer/README.md).
 //
 // Attempts start in order of arrival, those that decode has granted before the others. Decode lends
 // its pages in an order of its own, so attempts that wait for pages there could hold pages here

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, runs all tests that need no GPU, ends with ctest's summary.
+# Installs what is missing, builds, runs the tests that need no GPU, but for the long ones, ends with ctest's summary.
 #   tests/run.sh            preset dev
 #   tests/run.sh PRESET     release, asan, tsan, clang (thread-safety analysis), cuda (compiles only)
+# The long ones, which no preset runs, after it: ctest --test-dir build/dev -L slow
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${1:-dev}

@@ -11,7 +11,7 @@
 
 namespace baleen::worker {
 
-// The parts of a hand-off record whose meaning only the workers know: prefill writes them, decode
+// The parts of Handoff's record whose meaning only the workers know: prefill writes them, decode
 // reads them, kv_transfer carries them.
 
 // HandoffRecord::prompt_hash and KvReceiver::GrantRequest::prompt_hash: of the token ids. Never 0.

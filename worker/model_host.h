@@ -65,7 +65,12 @@ struct ForwardLimits {
 // afterwards the backend and the forward belong to the step thread.
 class ModelHost {
  public:
-  // `role_index`/`size` choose the shard: PipelineStage for prefill, ExpertRank for decode.
+  // `split`, `index` of `size` choose the shard: PipelineStage for prefill, ExpertRank for decode.
+  //
+  // InvalidArgument: a field that cannot be served (named), or a malformed file of the checkpoint.
+  // NotFound, Unavailable: a file of it is missing, cannot be read. FailedPrecondition: the device
+  // cannot be used (gpu_facts.h), or not as worker.peer_memory wants. ResourceExhausted: too little
+  // memory for weights, forward pass and pages; it names the bytes wanted and there.
   enum class Split : uint8_t { kPipelineStage, kExpertRank };
   static absl::StatusOr<std::unique_ptr<ModelHost>> Create(const ModelOptions& options, Split split,
                                                            int index, int size,
@@ -73,6 +78,7 @@ class ModelHost {
   ~ModelHost();
 
   // Builds the forward pass; once. `exchange` must outlive this; nullptr: all experts are here.
+  // Errors as model::Forward::Create.
   absl::Status BuildForward(model::ExpertExchange* exchange);
 
   const ModelOptions& options() const { return options_; }

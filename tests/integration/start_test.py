@@ -194,5 +194,32 @@ class Start(unittest.TestCase):
             process.wait()
 
 
+class Scripts(unittest.TestCase):
+    def local_cluster(self, *args):
+        script = pathlib.Path(__file__).parents[2] / "deploy/local_cluster.sh"
+        return subprocess.run([str(script), *args], capture_output=True, text=True, timeout=180)
+
+    def test_another_clusters_router_is_not_taken_for_ours(self):
+        with Cluster(stages=1, ranks=1) as cluster, tempfile.TemporaryDirectory(prefix="baleen-") as other:
+            port = cluster.host.rpartition(":")[2]
+            done = self.local_cluster("start", "--dir", other, "--bin", BIN, "--device", DEVICE, "--http-port", port)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("http_port", done.stderr)
+            self.assertNotIn("http=", done.stdout)
+            self.assertEqual(len(cluster.get("/workers")["workers"]), 2)
+
+    def test_a_process_that_only_has_the_number_is_left_alone(self):
+        stranger = subprocess.Popen(["sleep", "60"])
+        try:
+            with tempfile.TemporaryDirectory(prefix="baleen-") as old:
+                pathlib.Path(old, "decode-0-0.pid").write_text(f"{stranger.pid}\n")
+                self.assertIn("decode-0-0: ended", self.local_cluster("status", "--dir", old).stdout)
+                self.assertEqual(self.local_cluster("stop", "--dir", old).returncode, 0)
+            self.assertIsNone(stranger.poll())
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

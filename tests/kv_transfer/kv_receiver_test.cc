@@ -1,5 +1,5 @@
 // What decode does in a hand-over. Sender, receiver and links run together over a manual
-// LoopbackHub; TA1_ and the like name the case of the failure catalogue.
+// LoopbackHub; TA1_ and the like name the case of docs/failure_cases.md.
 #include <random>
 
 #include "testing/status_matchers.h"
@@ -318,7 +318,7 @@ TEST_F(HandOver, TA12_NotReadyWhileOneStageIsMissing) {
   Pass(seconds(9));
   EXPECT_TRUE(ready_.empty());
   EXPECT_TRUE(failed_.empty());
-  Pass(seconds(2));  // transfer_timeout after the hand-off
+  Pass(seconds(2));  // transfer_timeout after Handoff
   EXPECT_THAT(failed_[1], StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("arriving")));
 }
 
@@ -442,7 +442,6 @@ TEST_F(HandOver, TC11_WordOfEndedAttemptsIsIgnoredAndCounted) {
 }
 
 // Half of the attempts are cancelled at random moments on random sides while messages are
-
 // duplicated; each ends, finished ones have the right bytes, nothing is left over.
 TEST_F(HandOver, TC2_RandomCancellationsLeaveNothingBehind) {
   const uint32_t seed = std::random_device()();

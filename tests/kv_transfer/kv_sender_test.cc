@@ -1,5 +1,5 @@
 // What prefill does in a hand-over. Sender, receiver and links run together over a manual
-// LoopbackHub; TA1_ and the like name the case of the failure catalogue.
+// LoopbackHub; TA1_ and the like name the case of docs/failure_cases.md.
 #include <random>
 
 #include "testing/status_matchers.h"
