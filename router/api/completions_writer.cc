@@ -20,6 +20,7 @@ class CompletionsWriter final : public ResponseWriter {
                 Events* events) override {
     Choice& choice = choices_[static_cast<size_t>(index)];
     std::string text = Add(index, ending.last);
+    if (ending.stop_token) AddLogprobs({*ending.stop_token}, &choice);
     choice.finish_reason = ending.finish_reason;
     if (context_.request->stream)
       events->push_back(
@@ -62,15 +63,17 @@ class CompletionsWriter final : public ResponseWriter {
       text = request.prompt_texts[static_cast<size_t>(index)];
     text += delta.text;
     if (request.output.logprobs) {
-      const int top = request.output.top_logprobs;
-      if (request.echo)
-        choice.logprobs.Append(*context_.model, delta.prompt_logprobs, top,
-                               /*first_has_none=*/true, &choice.offset);
-      choice.logprobs.Append(*context_.model, delta.logprobs, top, /*first_has_none=*/false,
-                             &choice.offset);
+      if (request.echo) AddLogprobs(delta.prompt_logprobs, &choice, /*first_has_none=*/true);
+      AddLogprobs(delta.logprobs, &choice);
     }
     if (!request.stream) choice.text += text;
     return text;
+  }
+
+  void AddLogprobs(const std::vector<TokenLogprob>& list, Choice* choice,
+                   bool first_has_none = false) const {
+    choice->logprobs.Append(*context_.model, list, context_.request->output.top_logprobs,
+                            first_has_none, &choice->offset);
   }
 
   Json TakeLogprobs(Choice* choice) const {

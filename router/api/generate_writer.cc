@@ -28,6 +28,7 @@ class GenerateWriter final : public ResponseWriter {
     if (!ending.matched_stop.empty()) reason["matched"] = ending.matched_stop;
     if (ending.info.reason == TokenFinish::kLength) reason["length"] = usage.completion_tokens;
     Choice& choice = choices_[static_cast<size_t>(index)];
+    if (ending.stop_token) AddOutputLogprob(*ending.stop_token, &choice);
     choice.final = State(index, usage, std::move(reason));
     AddPromptLogprobs(std::move(choice.input_logprobs), std::move(choice.input_top), &choice.final);
     if (ending.info.steps > 0) {
@@ -69,10 +70,12 @@ class GenerateWriter final : public ResponseWriter {
       choice.input_logprobs.push_back(Entry(t.token, first ? Json(nullptr) : Json(t.logprob)));
       choice.input_top.push_back(first ? Json(nullptr) : Top(t));
     }
-    for (const TokenLogprob& t : delta.logprobs) {
-      choice.output_logprobs.push_back(Entry(t.token, t.logprob));
-      choice.output_top.push_back(Top(t));
-    }
+    for (const TokenLogprob& t : delta.logprobs) AddOutputLogprob(t, &choice);
+  }
+
+  void AddOutputLogprob(const TokenLogprob& t, Choice* choice) const {
+    choice->output_logprobs.push_back(Entry(t.token, t.logprob));
+    choice->output_top.push_back(Top(t));
   }
 
   // SGLang's triple: logprob, id, text (null unless asked for).

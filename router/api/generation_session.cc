@@ -77,14 +77,15 @@ OutputDelta GenerationSession::Push(TokenStep step) {
   cached_tokens_ = step.cached_tokens;
   for (size_t i = 0; i < step.tokens.size() && !stop_matched_ && !stopped_by_token_; ++i) {
     const uint32_t token = step.tokens[i];
+    const bool has_logprob = output_.logprobs && i < step.logprobs.size();
     ++completion_tokens_;
     if (IsStopToken(token)) {
       stopped_by_token_ = true;
+      if (has_logprob) stop_token_ = std::move(step.logprobs[i]);
       break;
     }
     pending_tokens_.push_back(token);
-    if (output_.logprobs && i < step.logprobs.size())
-      pending_logprobs_.push_back(std::move(step.logprobs[i]));
+    if (has_logprob) pending_logprobs_.push_back(std::move(step.logprobs[i]));
     Accept(token, detokenizer_.Push(static_cast<int32_t>(token)), &delta);
   }
   if (delta.has_text()) AttachTokens(&delta);
@@ -110,6 +111,7 @@ OutputEnding GenerationSession::Finish(const FinishInfo* info) {
       Emit(rest, &ending.last);
     }
   }
+  ending.stop_token = std::move(stop_token_);
   if (stop_matched_) ending.matched_stop = output_.stop[static_cast<size_t>(stop_->stopped_by())];
   const bool hit_length = !stop_matched_ && info != nullptr && info->reason == TokenFinish::kLength;
   ending.finish_reason = hit_length ? "length" : "stop";

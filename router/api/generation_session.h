@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,10 @@ struct OutputEnding {
   OutputDelta last;                    // what was held back
   const char* finish_reason = "stop";  // OpenAI's
   std::string matched_stop;            // the stop string, if one ended it
-  chat::OutputEnd parsed;              // chat
-  FinishInfo info;                     // after stop_matched only its cached_tokens
+  // Of the stop token, if one ended it and logprobs were asked for; it has no text.
+  std::optional<TokenLogprob> stop_token;
+  chat::OutputEnd parsed;  // chat
+  FinishInfo info;         // after stop_matched only its cached_tokens
 };
 
 // Turns the tokens of one sequence into text, reasoning and tool calls, whatever wire they go out
@@ -74,6 +77,7 @@ class GenerationSession {
   std::unique_ptr<chat::StopMatcher> stop_;     // with stop strings only
   std::vector<uint32_t> pending_tokens_;
   std::vector<TokenLogprob> pending_logprobs_;
+  std::optional<TokenLogprob> stop_token_;
   int completion_tokens_ = 0;
   int cached_tokens_ = 0;
   bool stop_matched_ = false;

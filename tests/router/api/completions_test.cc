@@ -109,5 +109,29 @@ TEST_F(WriterTest, CompletionsStreamTheEchoFirst) {
   EXPECT_EQ(Json::parse(events_[1])["choices"][0]["finish_reason"], "stop");
 }
 
+TEST_F(WriterTest, AStopTokenHasALogprobButNoText) {
+  request_.output.logprobs = true;
+  const TokenLogprob stop{.token = 1, .logprob = -2};
+  for (const bool stream : {false, true}) {
+    request_.stream = stream;
+    events_.clear();
+    const auto writer = MakeCompletionsWriter(Context());
+    OutputDelta delta = TextDelta("a");
+    delta.logprobs = {{.token = 5, .logprob = -1}};
+    writer->OnDelta(0, delta, {}, &events_);
+    writer->OnEnding(0, {.stop_token = stop}, {}, &events_);
+    const Json choice = Json::parse(stream ? events_.back() : writer->Body({}))["choices"][0];
+    EXPECT_EQ(choice["text"], stream ? "" : "a");
+    const Json& logprobs = choice["logprobs"];
+    const size_t entries = stream ? 1 : 2;  // the last event has its own only
+    for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+      EXPECT_EQ(logprobs[list].size(), entries) << list;
+    EXPECT_EQ(logprobs["token_logprobs"].back(), -2.0);
+    EXPECT_EQ(logprobs["tokens"].back(), TokenText(TinyModel(), 1));
+    EXPECT_EQ(logprobs["text_offset"].back(), TokenText(TinyModel(), 5).size());
+    EXPECT_EQ(logprobs["top_logprobs"].back()[TokenText(TinyModel(), 1)], -2.0);
+  }
+}
+
 }  // namespace
 }  // namespace baleen::router

@@ -116,6 +116,20 @@ TEST_F(WriterTest, GenerateSendsThePromptsLogprobsFirstAndLast) {
   EXPECT_THAT(top, ElementsAre(2, 0, 2));
 }
 
+TEST_F(WriterTest, GenerateGivesTheStopTokensLogprob) {
+  request_.output.logprobs = true;
+  request_.output.top_logprobs = 1;
+  request_.prompts.resize(1);
+  const auto writer = MakeGenerateWriter(Context(), /*batch=*/false);
+  const TokenLogprob stop{.token = 1, .logprob = -0.5, .top = {{1, -0.5}}};
+  writer->OnEnding(0, {.stop_token = stop}, {.completion_tokens = 1}, &events_);
+  const Json body = Json::parse(writer->Body({}));
+  EXPECT_EQ(body["text"], "");
+  const Json entry = {-0.5, 1, nullptr};
+  EXPECT_EQ(body["meta_info"]["output_token_logprobs"], Json::array({entry}));
+  EXPECT_EQ(body["meta_info"]["output_top_logprobs"], Json::array({Json::array({entry})}));
+}
+
 TEST_F(WriterTest, GenerateGivesAlternativesAndTextsWhenAskedFor) {
   request_.output.logprobs = true;
   request_.output.top_logprobs = 1;

@@ -121,6 +121,17 @@ TEST(GenerationSession, StopTokensAreCountedButNotShown) {
   EXPECT_EQ(Generate({}, tokens, One, sampling).text, "Hello");
 }
 
+TEST(GenerationSession, AStopTokensLogprobComesWithTheEnding) {
+  const Collected all = Generate({.logprobs = true}, {60, kEos}, One);
+  ASSERT_EQ(all.logprobs.size(), 1u);
+  EXPECT_EQ(all.logprobs[0].token, 60u);
+  ASSERT_TRUE(all.ending.stop_token.has_value());
+  EXPECT_EQ(all.ending.stop_token->token, kEos);
+  EXPECT_EQ(all.ending.stop_token->logprob, -1);
+  EXPECT_FALSE(Generate({}, {60, kEos}, One).ending.stop_token.has_value());
+  EXPECT_FALSE(Generate({.logprobs = true}, {60}, One).ending.stop_token.has_value());
+}
+
 TEST(GenerationSession, IgnoredEndsOfSentenceLeaveNoTrace) {
   std::vector<uint32_t> tokens = Ids("Hel");
   tokens.push_back(kEos);

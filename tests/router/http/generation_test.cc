@@ -178,27 +178,33 @@ TEST_F(GenerationTest, AFirstTokenThatEndsGivesAnEmptyAnswer) {
   EXPECT_EQ(body["usage"]["completion_tokens"], 1);
 }
 
+void AddLogprob(uint32_t token, float logprob,
+                google::protobuf::RepeatedPtrField<v1::TokenLogprob>* list) {
+  v1::TokenLogprob* t = list->Add();
+  t->set_token(token);
+  t->set_logprob(logprob);
+  t->add_top_tokens(token);
+  t->add_top_logprobs(logprob);
+}
+
+// The first step after `prompt`, with logprobs of everything.
+v1::Tokens ScoredStep(const std::vector<uint32_t>& prompt, const std::vector<uint32_t>& answer) {
+  v1::Tokens step = Step(answer);
+  for (uint32_t token : prompt) AddLogprob(token, -0.5f, step.mutable_prompt_logprobs());
+  for (uint32_t token : answer) AddLogprob(token, -0.25f, step.mutable_logprobs());
+  return step;
+}
+
 TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
   Start();
   const std::vector<uint32_t> prompt = {0, 50, 51};
-  v1::Tokens step = Step({60, kEosToken});
-  const auto add = [](auto* list, uint32_t token, float logprob) {
-    v1::TokenLogprob* t = list->Add();
-    t->set_token(token);
-    t->set_logprob(logprob);
-    t->add_top_tokens(token);
-    t->add_top_logprobs(logprob);
-  };
-  for (uint32_t token : prompt) add(step.mutable_prompt_logprobs(), token, -0.5f);
-  add(step.mutable_logprobs(), 60, -0.25f);
-  add(step.mutable_logprobs(), kEosToken, -1.f);
-  worker_->SetDecode({.steps = {step}});
+  worker_->SetDecode({.steps = {ScoredStep(prompt, {60, kEosToken})}});
   const json body = Post("/v1/completions",
                          {{"prompt", prompt}, {"echo", true}, {"logprobs", 1}, {"max_tokens", 1}})
                         .json();
   EXPECT_TRUE(worker_->decode_requests()[0].sampling().prompt_logprobs());
   const json logprobs = body["choices"][0]["logprobs"];
-  ASSERT_EQ(logprobs["token_logprobs"].size(), 4u) << body;
+  ASSERT_EQ(logprobs["token_logprobs"].size(), 5u) << body;
   EXPECT_TRUE(logprobs["token_logprobs"][0].is_null());
   EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
   EXPECT_EQ(logprobs["token_logprobs"][1], -0.5);
@@ -206,6 +212,22 @@ TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
   const ModelInfo& model = server_->context().model;
   EXPECT_EQ(body["choices"][0]["text"],
             model.tokenizer->Decode(std::vector<int32_t>{50, 51, 60}, true));
+}
+
+// Harnesses sum the logprobs of a continuation but for the last entry, which is the answer's.
+TEST_F(GenerationTest, AnEchoIsFollowedByTheAnswersLogprobEvenIfThatEndsIt) {
+  Start();
+  const std::vector<uint32_t> prompt = {0, 50, 51};
+  worker_->SetDecode({.steps = {ScoredStep(prompt, {kEosToken})}});
+  const json body = Post("/v1/completions",
+                         {{"prompt", prompt}, {"echo", true}, {"logprobs", 1}, {"max_tokens", 1}})
+                        .json();
+  const json logprobs = body["choices"][0]["logprobs"];
+  for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+    EXPECT_EQ(logprobs[list].size(), prompt.size() + 1) << list;
+  EXPECT_EQ(logprobs["token_logprobs"].back(), -0.25);
+  const json& text = body["choices"][0]["text"];
+  EXPECT_EQ(logprobs["text_offset"].back(), text.get<std::string>().size());
 }
 
 TEST_F(GenerationTest, ChatLogprobsLeaveOutTheEndOfSentence) {
