@@ -16,6 +16,8 @@ struct OutputOptions {
   std::vector<std::string> stop;  // the text ends before the first of these
   bool keep_stop = false;         // and includes it
   bool skip_special = true;
+  // An answer of no tokens: the one that workers make at least is dropped.
+  bool prompt_only = false;
   bool logprobs = false;
   int top_logprobs = 0;        // alternatives a token
   bool logprob_texts = false;  // /generate: the token's text beside its id
@@ -31,7 +33,7 @@ struct ClientRequest {
   std::vector<std::string> prompt_texts;  // by prompt, filled only for `echo`
   // Never null; complete but for max_new_tokens, which depends on the prompt.
   std::shared_ptr<v1::SamplingParams> sampling;
-  int max_new_tokens = 0;  // wanted; 0: as many as fit
+  int max_new_tokens = 0;  // wanted, of workers (1 with prompt_only); 0: as many as fit
   OutputOptions output;
   bool stream = false;
   bool include_usage = false;            // streaming: a last chunk with it

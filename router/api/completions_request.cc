@@ -71,10 +71,10 @@ absl::StatusOr<ClientRequest> ParseCompletionsRequest(const ModelInfo& model, co
   ClientRequest request;
   FieldReader fields(body);
   BALEEN_RETURN_IF_ERROR(CheckModel(model, fields.String("model")));
-  ReadSampling(fields, &request);
+  request.echo = fields.Bool("echo").value_or(false);
+  ReadSampling(fields, &request, /*least_new_tokens=*/request.echo ? 0 : 1);
   ReadStreamOptions(fields, &request);
   ReadCompletionLogprobs(fields, &request);
-  request.echo = fields.Bool("echo").value_or(false);
   const bool add_bos = fields.Bool("add_special_tokens").value_or(true);
   fields.Refuse({"suffix"});
   fields.Ignore({"user", "metadata", "store"});
@@ -103,7 +103,7 @@ absl::StatusOr<GenerateRequest> ParseGenerateRequest(const ModelInfo& model, con
   request.max_new_tokens = kGenerateDefaultNewTokens;
   if (const Json* sampling = fields.Object("sampling_params")) {
     FieldReader inner(*sampling, "sampling_params.");
-    ReadSampling(inner, &request);
+    ReadSampling(inner, &request, /*least_new_tokens=*/0);
     if (const auto seed = inner.Int("sampling_seed"))
       request.sampling->set_seed(static_cast<uint64_t>(*seed));
     inner.Ignore({"spaces_between_special_tokens"});

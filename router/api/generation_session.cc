@@ -75,6 +75,7 @@ OutputDelta GenerationSession::Push(TokenStep step) {
   OutputDelta delta;
   delta.prompt_logprobs = std::move(step.prompt_logprobs);
   cached_tokens_ = step.cached_tokens;
+  if (output_.prompt_only) step.tokens.clear();
   for (size_t i = 0; i < step.tokens.size() && !stop_matched_ && !stopped_by_token_; ++i) {
     const uint32_t token = step.tokens[i];
     const bool has_logprob = output_.logprobs && i < step.logprobs.size();
@@ -101,6 +102,8 @@ OutputEnding GenerationSession::Finish(const FinishInfo* info) {
   OutputEnding ending;
   ending.info.cached_tokens = cached_tokens_;
   if (info != nullptr) ending.info = *info;
+  // The dropped token may have been the end of sentence.
+  if (output_.prompt_only) ending.info.reason = TokenFinish::kLength;
   if (!stop_matched_) {
     const std::string rest = detokenizer_.Finish();
     if (stop_ != nullptr) {
@@ -113,7 +116,7 @@ OutputEnding GenerationSession::Finish(const FinishInfo* info) {
   }
   ending.stop_token = std::move(stop_token_);
   if (stop_matched_) ending.matched_stop = output_.stop[static_cast<size_t>(stop_->stopped_by())];
-  const bool hit_length = !stop_matched_ && info != nullptr && info->reason == TokenFinish::kLength;
+  const bool hit_length = !stop_matched_ && ending.info.reason == TokenFinish::kLength;
   ending.finish_reason = hit_length ? "length" : "stop";
   if (parser_ != nullptr) {
     ending.parsed = parser_->Finish(&ending.last.events);

@@ -63,6 +63,14 @@ void ReadLogitBias(FieldReader& fields, v1::SamplingParams* sampling) {
   }
 }
 
+void ReadMaxNewTokens(FieldReader& fields, int64_t least, ClientRequest* request) {
+  for (absl::string_view name : {"max_tokens", "max_completion_tokens", "max_new_tokens"})
+    if (const auto n = ReadInt32(fields, name, least)) {
+      request->max_new_tokens = std::max(*n, 1);
+      request->output.prompt_only = *n == 0;
+    }
+}
+
 // Several choices of one prompt are not offered.
 void RefuseMany(FieldReader& fields, absl::string_view name) {
   if (const auto n = fields.Int(name); n && *n != 1)
@@ -135,10 +143,9 @@ absl::Status CheckStop(const std::vector<std::string>& stop) {
 
 ClientRequest::ClientRequest() : sampling(std::make_shared<v1::SamplingParams>()) {}
 
-void ReadSampling(FieldReader& fields, ClientRequest* request) {
+void ReadSampling(FieldReader& fields, ClientRequest* request, int64_t least_new_tokens) {
   v1::SamplingParams& s = *request->sampling;
-  for (absl::string_view name : {"max_tokens", "max_completion_tokens", "max_new_tokens"})
-    if (const auto n = ReadInt32(fields, name, 1)) request->max_new_tokens = *n;
+  ReadMaxNewTokens(fields, least_new_tokens, request);
   for (absl::string_view name : {"min_tokens", "min_new_tokens"})
     if (const auto n = ReadInt32(fields, name, 0)) s.set_min_new_tokens(*n);
   if (const auto v = fields.Number("temperature")) s.set_temperature(static_cast<float>(*v));
@@ -181,7 +188,8 @@ absl::Status CompleteSampling(const ModelInfo& model, ClientRequest* request) {
   if (!s.ignore_eos())
     for (uint32_t id : model.extra_eos) s.add_stop_token_ids(id);
   if (auto e = CheckSampling(s, model.token_limit()); !e.ok()) return e;
-  if (request->max_new_tokens > 0 && s.min_new_tokens() > request->max_new_tokens)
+  const int most = request->output.prompt_only ? 0 : request->max_new_tokens;
+  if (request->max_new_tokens > 0 && s.min_new_tokens() > most)
     return BadParam("min_tokens", "must not be more than max_tokens");
   return CheckStop(request->output.stop);
 }

@@ -8,8 +8,9 @@
 namespace baleen::router {
 
 // The sampling fields that chat, completions and /generate share, into `request->sampling`,
-// `max_new_tokens` and the stop strings. Errors stay in `fields`.
-void ReadSampling(FieldReader& fields, ClientRequest* request);
+// `max_new_tokens` and the stop strings. Errors stay in `fields`. `least_new_tokens` is 0 where a
+// client may ask for none (OutputOptions::prompt_only).
+void ReadSampling(FieldReader& fields, ClientRequest* request, int64_t least_new_tokens = 1);
 
 // stream and stream_options.
 void ReadStreamOptions(FieldReader& fields, ClientRequest* request);

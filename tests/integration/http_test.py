@@ -371,6 +371,8 @@ class BadInput(Healthy):
         for path, body in (complete_with(prompt=""), complete_with(prompt="a\0b"), complete_with(prompt="\U0001f98a" * 50),
                            complete_with(stop=["x" * 1000]), complete_with(prompt=[[0, 5], [0, 6]]),
                            complete_with(prompt="<｜User｜><｜Assistant｜></think>"), complete_with(max_tokens=10**6),
+                           complete_with(max_tokens=0, echo=True, logprobs=1),
+                           ("/generate", {"text": "It was", "sampling_params": {"max_new_tokens": 0}}),
                            complete_with(temperature=1e-30), complete_with(seed=2**63 - 1), complete_with(seed=-1),
                            complete_with(logit_bias={"5": -100}), chat_with(STORY[0], max_tokens=2.0),
                            chat_with({"role": "user", "content": [{"type": "text", "text": "hi"}]})):

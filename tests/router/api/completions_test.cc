@@ -41,6 +41,8 @@ TEST(Completions, BadRequestsNameTheField) {
       {R"({})", "prompt"},
       {R"({"prompt":null})", "prompt"},
       {R"({"prompt":"a","suffix":"b"})", "suffix"},
+      {R"({"prompt":"a","max_tokens":0})", "max_tokens"},
+      {R"({"prompt":"a","max_tokens":0,"echo":false})", "max_tokens"},
       {R"({"prompt":"a","logprobs":21})", "logprobs"},
       {R"({"prompt":"a","logprobs":true})", "logprobs"},
       {R"({"prompt":"a","echo":"x"})", "echo"},

@@ -30,7 +30,7 @@ TEST(Generate, SglangsFieldsAreUnderstood) {
   EXPECT_THAT(parsed->request.request_ids, ElementsAre("a", "b"));
   EXPECT_THAT(parsed->request.unknown_fields, ElementsAre("odd"));
   for (const char* body : {"{}", R"({"text":"a","input_ids":[1]})",
-                           R"({"text":"a","sampling_params":{"max_new_tokens":0}})"})
+                           R"({"text":"a","sampling_params":{"max_new_tokens":-1}})"})
     EXPECT_FALSE(ParseGenerateRequest(TinyModel(), Json::parse(body)).ok()) << body;
 }
 

@@ -132,6 +132,24 @@ TEST(GenerationSession, AStopTokensLogprobComesWithTheEnding) {
   EXPECT_FALSE(Generate({.logprobs = true}, {60}, One).ending.stop_token.has_value());
 }
 
+TEST(GenerationSession, WithThePromptOnlyNothingOfTheAnswerIsSeen) {
+  for (const uint32_t token : {60u, kEos}) {
+    GenerationSession session(TinyModel(), {.prompt_only = true, .logprobs = true}, {});
+    const TokenLogprob t{.token = token, .logprob = -1};
+    const OutputDelta delta = session.Push(
+        {.tokens = {token}, .logprobs = {t}, .prompt_logprobs = {t, t}, .cached_tokens = 2});
+    EXPECT_FALSE(delta.has_text());
+    EXPECT_EQ(delta.prompt_logprobs.size(), 2u);
+    const FinishInfo info{.reason = TokenFinish::kStop, .new_tokens = 1};
+    const OutputEnding ending = session.Finish(&info);
+    EXPECT_STREQ(ending.finish_reason, "length");
+    EXPECT_EQ(ending.info.reason, TokenFinish::kLength);
+    EXPECT_TRUE(ending.last.tokens.empty() && ending.last.logprobs.empty());
+    EXPECT_FALSE(ending.stop_token.has_value());
+    EXPECT_EQ(session.completion_tokens(), 0);
+  }
+}
+
 TEST(GenerationSession, IgnoredEndsOfSentenceLeaveNoTrace) {
   std::vector<uint32_t> tokens = Ids("Hel");
   tokens.push_back(kEos);

@@ -61,6 +61,23 @@ TEST(SamplingFields, AbsentMeansTheCheckpointsDefaultsAndAFreshSeed) {
   EXPECT_TRUE(a.output.stop.empty());
 }
 
+TEST(SamplingFields, NoTokensMayBeAskedForWhereThatIsOffered) {
+  const auto read = [](const char* body, ClientRequest* request) {
+    const Json json = Json::parse(body);
+    FieldReader fields(json);
+    ReadSampling(fields, request, /*least_new_tokens=*/0);
+    return fields.status().ok() ? CompleteSampling(TinyModel(), request) : fields.status();
+  };
+  ClientRequest none, some, less, more;
+  ASSERT_THAT(read(R"({"max_tokens":0})", &none), IsOk());
+  EXPECT_TRUE(none.output.prompt_only);
+  EXPECT_EQ(none.max_new_tokens, 1);  // what workers make at least
+  ASSERT_THAT(read(R"({"max_tokens":1,"min_tokens":1})", &some), IsOk());
+  EXPECT_FALSE(some.output.prompt_only);
+  EXPECT_EQ(ParamOf(read(R"({"max_tokens":-1})", &less)), "max_tokens");
+  EXPECT_EQ(ParamOf(read(R"({"max_tokens":0,"min_tokens":1})", &more)), "min_tokens");
+}
+
 TEST(SamplingFields, AStopMayBeOneString) {
   ClientRequest request;
   ASSERT_THAT(Read({{"stop", "END"}}, &request), IsOk());

@@ -230,6 +230,54 @@ TEST_F(GenerationTest, AnEchoIsFollowedByTheAnswersLogprobEvenIfThatEndsIt) {
   EXPECT_EQ(logprobs["text_offset"].back(), text.get<std::string>().size());
 }
 
+TEST_F(GenerationTest, AnEchoMayComeAlone) {
+  Start();
+  const std::vector<uint32_t> prompt = {0, 50, 51};
+  const ModelInfo& model = server_->context().model;
+  const std::string text = model.tokenizer->Decode(std::vector<int32_t>{50, 51}, true);
+  for (const uint32_t answer : {60u, kEosToken}) {
+    worker_->SetDecode({.steps = {ScoredStep(prompt, {answer})}});
+    json request = {{"prompt", prompt}, {"echo", true}, {"logprobs", 1}, {"max_tokens", 0}};
+    const json body = Post("/v1/completions", request).json();
+    const json& choice = body["choices"][0];
+    EXPECT_EQ(choice["text"], text);
+    EXPECT_EQ(choice["finish_reason"], "length");
+    for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+      EXPECT_EQ(choice["logprobs"][list].size(), prompt.size()) << list;
+    EXPECT_EQ(body["usage"]["completion_tokens"], 0);
+    request["stream"] = true;
+    const std::vector<json> events = Post("/v1/completions", request).events();
+    EXPECT_EQ(Joined(events, "text"), text);
+    EXPECT_EQ(events.at(events.size() - 2)["choices"][0]["finish_reason"], "length");
+  }
+  EXPECT_EQ(worker_->decode_requests()[0].sampling().max_new_tokens(), 1);
+  EXPECT_TRUE(Quiet());
+}
+
+// SGLang's cache_prefix: the prompt is computed and that is all.
+TEST_F(GenerationTest, GenerateMayAskForNoTokens) {
+  Start();
+  const std::vector<uint32_t> prompt = {0, 50, 51};
+  worker_->SetDecode({.steps = {ScoredStep(prompt, {60})}, .finish = v1::LENGTH});
+  json request = {{"input_ids", prompt}, {"sampling_params", {{"max_new_tokens", 0}}}};
+  EXPECT_EQ(Post("/generate", request).status, 200);
+  request["return_logprob"] = true;
+  request["logprob_start_len"] = 0;
+  for (const bool stream : {false, true}) {
+    request["stream"] = stream;
+    const HttpReply reply = Post("/generate", request);
+    const json body = stream ? reply.events().at(0) : reply.json();
+    EXPECT_EQ(body["text"], "");
+    EXPECT_EQ(body["output_ids"], json::array());
+    const json& meta = body["meta_info"];
+    EXPECT_EQ(meta["completion_tokens"], 0);
+    EXPECT_EQ(meta["finish_reason"], (json{{"type", "length"}, {"length", 0}}));
+    EXPECT_EQ(meta["input_token_logprobs"].size(), prompt.size());
+    EXPECT_EQ(meta["output_token_logprobs"], json::array());
+  }
+  EXPECT_TRUE(Quiet());
+}
+
 TEST_F(GenerationTest, ChatLogprobsLeaveOutTheEndOfSentence) {
   Start();
   v1::Tokens step = Step({60, kEosToken});
