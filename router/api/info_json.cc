@@ -1,5 +1,7 @@
 #include "router/api/info_json.h"
 
+#include <span>
+
 #include "absl/strings/str_format.h"
 #include "router/router_context.h"
 
@@ -40,18 +42,11 @@ Json GroupJson(const GroupView& group) {
   return json;
 }
 
-Json GroupsJson(const std::vector<GroupView>& groups) {
-  Json list = Json::array();
-  for (const GroupView& group : groups) list.push_back(GroupJson(group));
-  return list;
-}
-
-}  // namespace
-
-double MeanAcceptLength(const ClusterView& view) {
+// Mean over the ranks that speculate; 0 if none.
+double MeanAcceptLength(std::span<const GroupView> groups) {
   double sum = 0;
   int ranks = 0;
-  for (const GroupView& group : view.decode)
+  for (const GroupView& group : groups)
     for (const WorkerLoad& load : group.loads)
       if (load.accept_length > 0) {
         sum += load.accept_length;
@@ -59,6 +54,25 @@ double MeanAcceptLength(const ClusterView& view) {
       }
   return ranks == 0 ? 0 : sum / ranks;
 }
+
+// What SGLang's servers all say of themselves, and its benchmarks read.
+void AddServerFields(const ModelInfo& model, std::span<const GroupView> decode, Json* json) {
+  (*json)["tokenizer_path"] = model.directory;
+  (*json)["internal_states"] =
+      Json::array({{{"avg_spec_accept_length", MeanAcceptLength(decode)}}});
+}
+
+// Left out when there is no group: readers take the first entry if the key is there.
+void AddServers(const ModelInfo& model, const std::vector<GroupView>& groups, const char* role,
+                Json* json) {
+  for (const GroupView& group : groups) {
+    Json server = GroupJson(group);
+    AddServerFields(model, {&group, 1}, &server);
+    (*json)[role].push_back(std::move(server));
+  }
+}
+
+}  // namespace
 
 Json ModelJson(const ModelInfo& model, const ClusterView& view) {
   return {{"id", model.name},   {"object", "model"},
@@ -77,11 +91,10 @@ Json ServerInfoJson(const ModelInfo& model, const ClusterView& view) {
   Json json = {{"version", kVersion},
                {"served_model_name", model.name},
                {"model_path", model.directory},
-               {"tokenizer_path", model.directory},
                {"max_model_len", view.MaxContext(model.max_context)}};
-  json["internal_states"] = Json::array({{{"avg_spec_accept_length", MeanAcceptLength(view)}}});
-  json["prefill"] = GroupsJson(view.prefill);
-  json["decode"] = GroupsJson(view.decode);
+  AddServerFields(model, view.decode, &json);
+  AddServers(model, view.prefill, "prefill", &json);
+  AddServers(model, view.decode, "decode", &json);
   return json;
 }
 

@@ -10,11 +10,10 @@ namespace baleen::router {
 
 Json ModelJson(const ModelInfo& model, const ClusterView& view);
 Json WorkersJson(const ClusterView& view);
-// What sglang's bench_serving reads after a run: internal_states with the accept length.
+// What SGLang's benchmarks read: tokenizer_path, and internal_states with the mean accept length of
+// the decode ranks that speculate (0 if none), of the cluster and of each entry of "prefill" and
+// "decode", by which a reader replaces the whole. A role without groups has no key.
 Json ServerInfoJson(const ModelInfo& model, const ClusterView& view);
 Json ModelInfoJson(const ModelInfo& model, const ClusterView& view);
-
-// Mean over the decode ranks that speculate; 0 if none.
-double MeanAcceptLength(const ClusterView& view);
 
 }  // namespace baleen::router

@@ -28,10 +28,31 @@ TEST(InfoJson, WorkersShowStateAndMembers) {
 }
 
 TEST(InfoJson, BenchmarksFindTheAcceptLength) {
-  const Json info = ServerInfoJson(TinyModel(), View());
-  EXPECT_EQ(info["internal_states"][0]["avg_spec_accept_length"], 2.5);
-  EXPECT_EQ(info["decode"].size(), 1u);
-  EXPECT_EQ(MeanAcceptLength(ClusterView()), 0);
+  ClusterView view = View();
+  view.decode.push_back(view.decode[0]);
+  view.decode[1].loads[1].accept_length = 1.5;
+  view.prefill.push_back(view.decode[0]);
+  view.prefill[0].loads[1].accept_length = 0;
+  const auto accept_length = [](const Json& server) -> Json {
+    return server.at("internal_states").at(0).at("avg_spec_accept_length");
+  };
+  const Json info = ServerInfoJson(TinyModel(), view);
+  EXPECT_EQ(accept_length(info), 2.0);
+  // bench_serving puts the first decode entry in place of the whole, bench_one_batch_server looks
+  // for the tokenizer in the first prefill entry.
+  ASSERT_EQ(info["decode"].size(), 2u);
+  EXPECT_EQ(accept_length(info["decode"][0]), 2.5);
+  EXPECT_EQ(accept_length(info["decode"][1]), 1.5);
+  EXPECT_EQ(accept_length(info["prefill"][0]), 0.0);
+  for (const Json* server : {&info, &info["prefill"][0], &info["decode"][0]})
+    EXPECT_EQ(server->at("tokenizer_path"), TinyModel().directory);
+}
+
+TEST(InfoJson, ARoleWithoutGroupsIsLeftOut) {
+  const Json none = ServerInfoJson(TinyModel(), ClusterView());
+  EXPECT_FALSE(none.contains("prefill") || none.contains("decode"));
+  EXPECT_EQ(none["internal_states"][0]["avg_spec_accept_length"], 0);
+  EXPECT_TRUE(ServerInfoJson(TinyModel(), View()).contains("decode"));
 }
 
 TEST(InfoJson, TheModelsLengthIsTheClusters) {
