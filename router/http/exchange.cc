@@ -40,8 +40,8 @@ Exchange::Exchange(RouterContext& context, Connection& connection, Connection::R
   path_ = std::string(target.substr(0, target.find('?')));
 }
 
-std::string Exchange::Header(int status, absl::string_view content_type,
-                             const Headers& more) const {
+std::string Exchange::Header(int status, absl::string_view content_type, const Headers& more) {
+  if (context_.draining) keep_alive_ = false;
   std::string header =
       absl::StrCat("HTTP/1.1 ", status, " ",
                    View(http::obsolete_reason(static_cast<http::status>(status))), "\r\n");

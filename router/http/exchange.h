@@ -53,7 +53,8 @@ class Exchange {
   void set_status(int status) { status_ = status; }
 
  private:
-  std::string Header(int status, absl::string_view content_type, const Headers& more) const;
+  // What the header says of the connection holds: while the router drains it is closed.
+  std::string Header(int status, absl::string_view content_type, const Headers& more);
 
   RouterContext& context_;
   Connection& connection_;

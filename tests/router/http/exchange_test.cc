@@ -1,5 +1,7 @@
 #include "router/http/exchange.h"
 
+#include <thread>
+
 #include "router/router_fixture.h"
 
 namespace baleen::router {
@@ -51,6 +53,31 @@ TEST_F(ExchangeTest, AnOldClientGetsAStreamThatEndsWithTheConnection) {
   EXPECT_EQ(reply.headers.count("transfer-encoding"), 0u);
   EXPECT_EQ(reply.headers.at("connection"), "close");
   EXPECT_EQ(Joined(reply.events(), "text"), "Hello");
+}
+
+TEST_F(ExchangeTest, WhileDrainingEveryReplyEndsItsConnection) {
+  config_.set_drain_grace_ms(1500);
+  Start();
+  DecodeScript script = Says("Hello");
+  script.wait_for_release = true;
+  worker_->SetDecode(script);
+  HttpClient whole = Client(), stream = Client(), idle = Client();
+  whole.Send(HttpClient::Format("POST", "/v1/completions", R"({"prompt":"x"})"));
+  stream.Send(HttpClient::Format("POST", "/v1/completions", R"({"prompt":"x","stream":true})"));
+  EXPECT_EQ(idle.Get("/health").headers.count("connection"), 0u);
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return worker_->decode_requests().size() == 2; }));
+  std::thread drain([&] { server_->Drain(); });
+  EXPECT_TRUE(FakeWorker::Eventually([&] { return server_->context().draining.load(); }));
+  EXPECT_EQ(idle.Get("/health").headers["connection"], "close");
+  EXPECT_TRUE(idle.AtEnd());
+  worker_->Release();
+  for (HttpClient* client : {&whole, &stream}) {  // they came before the drain
+    HttpReply reply = client->Read();
+    EXPECT_EQ(reply.status, 200);
+    EXPECT_EQ(reply.headers["connection"], "close");
+    EXPECT_TRUE(client->AtEnd());
+  }
+  drain.join();
 }
 
 TEST_F(ExchangeTest, EventsAreExactlyDataAndTwoLineFeeds) {
