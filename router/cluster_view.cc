@@ -6,11 +6,17 @@
 namespace baleen::router {
 namespace {
 
+constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
+
+bool IsReady(const GroupView& group) { return group.state == GroupState::kReady; }
+
+int64_t RoomOf(const GroupView& group) {
+  return group.identity->pool_tokens > 0 ? group.identity->PoolRoom() : kUnknown;
+}
+
 int64_t LargestRoom(const std::vector<GroupView>& groups) {
-  constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
   int64_t largest = 0;
-  for (const GroupView& g : groups)
-    largest = std::max(largest, g.identity->pool_tokens > 0 ? g.identity->PoolRoom() : kUnknown);
+  for (const GroupView& g : groups) largest = std::max(largest, RoomOf(g));
   return groups.empty() ? kUnknown : largest;
 }
 
@@ -51,10 +57,16 @@ int ClusterView::MaxContext(int own) const {
 int64_t ClusterView::DecodeRoom() const { return LargestRoom(decode); }
 int64_t ClusterView::PrefillRoom() const { return LargestRoom(prefill); }
 
+int64_t ClusterView::ReadyDecodeRoom() const {
+  int64_t largest = 0;
+  for (const GroupView& g : decode)
+    if (IsReady(g)) largest = std::max(largest, RoomOf(g));
+  return largest;
+}
+
 bool ClusterView::HasReadyPair() const {
-  const auto ready = [](const GroupView& g) { return g.state == GroupState::kReady; };
-  return std::any_of(prefill.begin(), prefill.end(), ready) &&
-         std::any_of(decode.begin(), decode.end(), ready);
+  return std::any_of(prefill.begin(), prefill.end(), IsReady) &&
+         std::any_of(decode.begin(), decode.end(), IsReady);
 }
 
 }  // namespace baleen::router

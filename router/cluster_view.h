@@ -91,6 +91,8 @@ struct ClusterView {
   // longest prompt that any prefill group's holds; INT64_MAX while none is known.
   int64_t DecodeRoom() const;
   int64_t PrefillRoom() const;
+  // DecodeRoom of the groups that are ready; 0 if none is.
+  int64_t ReadyDecodeRoom() const;
   bool HasReadyPair() const;
 };
 

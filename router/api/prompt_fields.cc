@@ -62,6 +62,14 @@ absl::Status CheckRoom(const ClusterView& view, int64_t context, int64_t tokens,
   return absl::OkStatus();
 }
 
+// `wanted` 0: as many as fit.
+int MaxNewTokens(const ClusterView& view, int64_t context, int64_t tokens, int wanted) {
+  const int64_t some_time = std::min(context, view.DecodeRoom()) - tokens;
+  if (wanted > 0 && wanted <= some_time) return wanted;
+  const int64_t now = std::min(context, view.ReadyDecodeRoom()) - tokens;
+  return static_cast<int>(now > 0 ? now : some_time);
+}
+
 }  // namespace
 
 absl::StatusOr<TokenIds> EncodePrompt(const ModelInfo& model, absl::string_view text,
@@ -145,15 +153,12 @@ absl::StatusOr<std::vector<DispatchRequest>> ToDispatchRequests(const ModelInfo&
                                                                 const ClientRequest& request,
                                                                 TimePoint received) {
   const int64_t context = view.MaxContext(model.max_context);
-  const int64_t room = std::min(context, view.DecodeRoom());
   std::vector<DispatchRequest> dispatches;
   for (const TokenIds& prompt : request.prompts) {
     const int64_t tokens = static_cast<int64_t>(prompt->size());
     BALEEN_RETURN_IF_ERROR(CheckRoom(view, context, tokens, request.prompt_field));
     DispatchRequest dispatch;
-    dispatch.max_new_tokens = static_cast<int>(room - tokens);
-    if (request.max_new_tokens > 0)
-      dispatch.max_new_tokens = std::min(dispatch.max_new_tokens, request.max_new_tokens);
+    dispatch.max_new_tokens = MaxNewTokens(view, context, tokens, request.max_new_tokens);
     auto sampling = std::make_shared<v1::SamplingParams>(*request.sampling);
     sampling->set_max_new_tokens(dispatch.max_new_tokens);
     dispatch.prompt = prompt;

@@ -36,10 +36,11 @@ absl::Status ReadPrompts(const ModelInfo& model, const Json& value, absl::string
 // Fails unless `model` names the served one; absent is fine.
 absl::Status CheckModel(const ModelInfo& model, const std::optional<std::string>& name);
 
-// One dispatch a prompt, each with its max_new_tokens settled: what the client wants, at most what
-// still fits. InvalidArgument (context_length_exceeded) names `prompt_field` when a prompt leaves
-// no room for one token in the cluster's context or in any decode group's page pool, or fits no
-// prefill group's.
+// One dispatch a prompt, each with its max_new_tokens settled: what the client wants, if any decode
+// group can hold that, else as many as fit into the groups that are ready, or into any if the
+// prompt fits into none of those. InvalidArgument (context_length_exceeded) names `prompt_field`
+// when a prompt leaves no room for one token in the cluster's context or in any decode group's page
+// pool, or fits no prefill group's.
 absl::StatusOr<std::vector<DispatchRequest>> ToDispatchRequests(const ModelInfo& model,
                                                                 const ClusterView& view,
                                                                 const ClientRequest& request,

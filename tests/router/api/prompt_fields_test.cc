@@ -99,6 +99,29 @@ TEST(PromptFields, TheBudgetIsWhatStillFits) {
   EXPECT_EQ(one(ViewWithPool(4096, 989)), -1);
 }
 
+// A group that is not ready may never be: an answer that only it could hold would wait for it.
+TEST(PromptFields, TheBudgetIsOfTheGroupsThatAreReady) {
+  ClientRequest request;
+  ClusterView view = ViewWithPool(600);
+  view.decode.push_back(GroupWithPool(WorkerRole::kDecode, 500));
+  view.decode.push_back(GroupWithPool(WorkerRole::kDecode, 300));
+  const auto one = [&](size_t tokens, int wanted) {
+    request.prompts.assign(1, std::make_shared<std::vector<uint32_t>>(tokens, 5u));
+    request.max_new_tokens = wanted;
+    auto d = ToDispatchRequests(TinyModel(), view, request, {});
+    return d.ok() ? d->at(0).max_new_tokens : -1;
+  };
+  EXPECT_EQ(one(100, 0), 500);  // none is ready
+  view.decode[1].state = view.decode[2].state = GroupState::kReady;
+  EXPECT_EQ(one(100, 0), 400);
+  EXPECT_EQ(one(500, 0), 100);  // waits for the largest
+  EXPECT_EQ(one(100, 50), 50);
+  EXPECT_EQ(one(100, 450), 450);  // what is asked for is given, if it can be
+  EXPECT_EQ(one(100, 501), 400);  // no group can: as many as fit
+  view.decode[0].state = GroupState::kReady;
+  EXPECT_EQ(one(100, 0), 500);
+}
+
 TEST(PromptFields, APromptThatCanNeverFitIsRefused) {
   ClientRequest request;
   request.prompts.push_back(std::make_shared<std::vector<uint32_t>>(1000, 5u));
