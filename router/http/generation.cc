@@ -27,11 +27,11 @@ class Generation {
       : exchange_(exchange),
         context_(exchange.context()),
         request_(std::move(prepared.request)),
-        writer_(
-            prepared.make_writer({.id = prepared.id_prefix + absl::StrFormat("%016x", RandomId()),
-                                  .created = static_cast<int64_t>(std::time(nullptr)),
-                                  .model = &context_.model,
-                                  .request = request_.get()})),
+        response_id_(prepared.id_prefix + absl::StrFormat("%016x", RandomId())),
+        writer_(prepared.make_writer({.id = response_id_,
+                                      .created = static_cast<int64_t>(std::time(nullptr)),
+                                      .model = &context_.model,
+                                      .request = request_.get()})),
         mailbox_(std::make_shared<Mailbox>(exchange.connection().executor())) {}
 
   asio::awaitable<void> Serve();
@@ -51,7 +51,8 @@ class Generation {
   absl::Status Handle(Mailbox::Event& event, ResponseWriter::Events* out);
   void Take(int index, TokenStep step, ResponseWriter::Events* out);
   void End(int index, const FinishInfo* info, ResponseWriter::Events* out);
-  // So that they can be aborted under the client's ids: those in the body or the exchange's.
+  // So that they can be aborted under the ids the client knows: its own in the body, or else the
+  // response's and the exchange's.
   std::deque<RequestRegistry::Entry> Register() const;
   void CancelAll();
   // Returns at once, but for events too large to wait behind one another.
@@ -63,6 +64,7 @@ class Generation {
   Exchange& exchange_;
   RouterContext& context_;
   const std::unique_ptr<const ClientRequest> request_;
+  const std::string response_id_;
   const std::unique_ptr<ResponseWriter> writer_;
   const std::shared_ptr<Mailbox> mailbox_;
   std::vector<Choice> choices_;
@@ -96,9 +98,10 @@ std::deque<RequestRegistry::Entry> Generation::Register() const {
     handles.push_back(choices_[i].handle);
     if (id_a_choice) entries.emplace_back(context_.registry, ids[i], std::exchange(handles, {}));
   }
-  if (!id_a_choice)
-    entries.emplace_back(context_.registry, ids.empty() ? exchange_.request_id() : ids.front(),
-                         std::move(handles));
+  if (id_a_choice) return entries;
+  const std::vector<std::string> made = {response_id_, exchange_.request_id()};
+  for (const std::string& id : ids.empty() ? made : ids)
+    entries.emplace_back(context_.registry, id, handles);
   return entries;
 }
 

@@ -462,6 +462,32 @@ TEST_F(GenerationTest, AbortByIdEndsTheRequestWithAnError) {
   EXPECT_TRUE(Quiet());
 }
 
+TEST_F(GenerationTest, EveryAnswersIdAbortsIt) {
+  Start();
+  DecodeScript script = Says("Hello");
+  script.steps.pop_back();
+  script.hang = true;
+  worker_->SetDecode(script);
+  json chat = Chat("x");
+  chat["stream"] = true;
+  const std::pair<const char*, json> requests[] = {
+      {"/v1/chat/completions", chat},
+      {"/v1/completions", {{"prompt", {"x", "y"}}, {"stream", true}}},
+      {"/generate", {{"text", "x"}, {"stream", true}}}};
+  for (const auto& [path, request] : requests) {
+    SCOPED_TRACE(path);
+    HttpClient client = Client();
+    client.Send(HttpClient::Format("POST", path, request.dump()));
+    client.ReadUntil("data: ");
+    const json event = json::parse(client.ReadUntil("\n\n"));
+    const json& id = event.contains("id") ? event["id"] : event["meta_info"]["id"];
+    const size_t choices = request.contains("prompt") ? 2 : 1;
+    EXPECT_EQ(Post("/abort_request", {{"rid", id}}).json()["aborted"], choices);
+    EXPECT_THAT(client.ReadUntil("aborted by request"), HasSubstr("\"error\""));
+    EXPECT_TRUE(Quiet());
+  }
+}
+
 TEST_F(GenerationTest, GenerateIsAbortedUnderItsRid) {
   Start();
   worker_->SetDecode({.hang = true});
