@@ -1,5 +1,6 @@
 #include "decode_worker/decode_service.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,12 +32,12 @@ void Fill(v1::TokenLogprob& out, const model::TokenLogprobs& in) {
   out.mutable_top_logprobs()->Add(in.top_logprobs.begin(), in.top_logprobs.end());
 }
 
-v1::DecodeEvent TokensEvent(const TokenChunk& chunk, uint32_t first_prompt_token) {
+v1::DecodeEvent TokensEvent(const TokenChunk& chunk, std::optional<uint32_t> first_prompt_token) {
   v1::DecodeEvent event;
   v1::Tokens& tokens = *event.mutable_tokens();
   tokens.mutable_tokens()->Add(chunk.tokens.begin(), chunk.tokens.end());
   for (const auto& t : chunk.logprobs) Fill(*tokens.add_logprobs(), t);
-  if (!chunk.prompt_logprobs.empty()) tokens.add_prompt_logprobs()->set_token(first_prompt_token);
+  if (first_prompt_token) tokens.add_prompt_logprobs()->set_token(*first_prompt_token);
   for (const auto& t : chunk.prompt_logprobs) Fill(*tokens.add_prompt_logprobs(), t);
   return event;
 }
@@ -81,16 +82,17 @@ absl::StatusOr<DecodeJob> JobFrom(const v1::DecodeRequest& request, int token_li
 class DecodeReactor final : public grpc::ServerWriteReactor<v1::DecodeEvent>, public ChunkWriter {
  public:
   DecodeReactor(const v1::DecodeRequest& request, const std::function<void(AttemptId)>& cancel)
-      : attempt_{request.attempt()},
-        first_prompt_token_(request.prompt_tokens().empty() ? 0 : request.prompt_tokens(0)),
-        cancel_(cancel),
-        buffer_(std::make_shared<TokenBuffer>(this)) {}
+      : attempt_{request.attempt()}, cancel_(cancel), buffer_(std::make_shared<TokenBuffer>(this)) {
+    if (request.sampling().prompt_logprobs() && !request.prompt_tokens().empty())
+      first_prompt_token_ = request.prompt_tokens(0);
+  }
   const std::shared_ptr<TokenBuffer>& buffer() const { return buffer_; }
 
   void Write(TokenChunk chunk) override {
     events_.clear();
     next_ = 0;
-    if (!chunk.tokens.empty()) events_.push_back(TokensEvent(chunk, first_prompt_token_));
+    if (!chunk.tokens.empty())
+      events_.push_back(TokensEvent(chunk, std::exchange(first_prompt_token_, std::nullopt)));
     if (chunk.finish) events_.push_back(FinishedEvent(*chunk.finish));
     StartWrite(&events_[next_++]);
   }
@@ -113,9 +115,11 @@ class DecodeReactor final : public grpc::ServerWriteReactor<v1::DecodeEvent>, pu
 
  private:
   const AttemptId attempt_;
-  const uint32_t first_prompt_token_;
   const std::function<void(AttemptId)>& cancel_;
   const std::shared_ptr<TokenBuffer> buffer_;
+  // When the prompt's logprobs are asked for, until its place in them is sent with the first
+  // tokens: it has none, and of a prompt of one token nothing else comes.
+  std::optional<uint32_t> first_prompt_token_;
   // Of the chunk in flight; touched by Write, and then by OnWriteDone until WriteDone.
   std::vector<v1::DecodeEvent> events_;
   size_t next_ = 0;

@@ -70,7 +70,9 @@ class DecodeServiceTest : public ::testing::Test {
 
 TEST_F(DecodeServiceTest, StreamsWhatTheBufferGetsInOrder) {
   grpc::ClientContext context;
-  auto reader = stub_->Decode(&context, Request());
+  v1::DecodeRequest request = Request();
+  request.mutable_sampling()->set_prompt_logprobs(true);
+  auto reader = stub_->Decode(&context, request);
   Submitted s = submitted_.get_future().get();
   EXPECT_EQ(s.job.attempt.value, 42u);
   EXPECT_THAT(s.job.prompt, ElementsAre(7, 8, 9));
@@ -105,6 +107,27 @@ TEST_F(DecodeServiceTest, StreamsWhatTheBufferGetsInOrder) {
   EXPECT_EQ(event.finished().cached_tokens(), 2);
   EXPECT_FALSE(reader->Read(&event));
   EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(DecodeServiceTest, APromptOfOneTokenHasAPlaceInItsLogprobs) {
+  v1::DecodeRequest request = Request();
+  request.clear_prompt_tokens();
+  request.add_prompt_tokens(7);
+  request.mutable_sampling()->set_prompt_logprobs(true);
+  grpc::ClientContext context;
+  auto reader = stub_->Decode(&context, request);
+  Submitted s = submitted_.get_future().get();
+  v1::DecodeEvent event;
+  s.out->Append({.tokens = {11}});
+  ASSERT_TRUE(reader->Read(&event) && event.has_granted());
+  ASSERT_TRUE(reader->Read(&event));
+  ASSERT_EQ(event.tokens().prompt_logprobs_size(), 1);
+  EXPECT_EQ(event.tokens().prompt_logprobs(0).token(), 7u);
+  s.out->Append({.tokens = {12}});
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.tokens().prompt_logprobs_size(), 0);  // with the first tokens only
+  s.out->Close(absl::OkStatus());
+  EXPECT_FALSE(reader->Read(&event));
 }
 
 TEST_F(DecodeServiceTest, ARefusalKeepsItsCodeAndMessage) {

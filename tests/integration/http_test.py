@@ -141,6 +141,20 @@ class Streams(Healthy):
             self.assertEqual(reply["choices"][0]["finish_reason"], "length" if "max_tokens" in limits else "stop")
             self.assertLessEqual(reply["usage"]["completion_tokens"], 1)
 
+    def test_an_echo_has_an_entry_for_every_token(self):
+        for prompt in ([5], [0, 5, 6]):
+            for limit in (0, 1):
+                for bias in ({}, {"1": 100}):  # the second: the answer is the end of sentence
+                    choice = json.loads(ask("POST", COMPLETIONS, {
+                        "prompt": prompt, "max_tokens": limit, "temperature": 0, "logprobs": 1, "echo": True,
+                        "logit_bias": bias})[2])["choices"][0]
+                    logprobs = choice["logprobs"]
+                    for entries in logprobs.values():
+                        self.assertEqual(len(entries), len(prompt) + limit)
+                    self.assertIsNone(logprobs["token_logprobs"][0])
+                    self.assertTrue(all(p <= 0 for p in logprobs["token_logprobs"][1:]))
+                    self.assertEqual(choice["finish_reason"], "stop" if bias and limit else "length")
+
     def test_every_field_of_the_clients_is_taken(self):
         status, _, data = ask("POST", COMPLETIONS, {
             "model": None, "prompt": "It was", "max_tokens": 3, "temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0,
