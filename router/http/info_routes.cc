@@ -12,6 +12,7 @@
 #include "router/api/info_json.h"
 #include "router/api/requests.h"
 #include "router/http/flush_cache.h"
+#include "router/http/percent_decode.h"
 
 namespace baleen::router {
 
@@ -124,7 +125,7 @@ asio::awaitable<void> ServeModels(Exchange& exchange) {
 
 asio::awaitable<void> ServeOneModel(Exchange& exchange) {
   RouterContext& context = exchange.context();
-  const std::string id(exchange.path().substr(sizeof("/v1/models/") - 1));
+  const std::string id = PercentDecode(exchange.path().substr(sizeof("/v1/models/") - 1));
   if (id == context.model.name)
     co_await exchange.ReplyJson(Dump(ModelJson(context.model, *context.directory.View())));
   else

@@ -11,7 +11,7 @@ boost::asio::awaitable<void> ServeReadiness(Exchange& exchange);
 boost::asio::awaitable<void> ServeMetrics(Exchange& exchange);
 boost::asio::awaitable<void> ServeVersion(Exchange& exchange);
 boost::asio::awaitable<void> ServeModels(Exchange& exchange);
-boost::asio::awaitable<void> ServeOneModel(Exchange& exchange);  // /v1/models/ID
+boost::asio::awaitable<void> ServeOneModel(Exchange& exchange);  // /v1/models/ID, percent-encoded
 boost::asio::awaitable<void> ServeWorkers(Exchange& exchange);
 boost::asio::awaitable<void> ServeServerInfo(Exchange& exchange);
 boost::asio::awaitable<void> ServeModelInfo(Exchange& exchange);

@@ -36,6 +36,16 @@ TEST_F(RoutesTest, DescribesTheModelAndTheServer) {
   EXPECT_EQ(Get("/v1/models?limit=3").status, 200);
 }
 
+TEST_F(RoutesTest, AModelsNameMayBePercentEncoded) {
+  config_.set_model_name("deepseek-ai/DeepSeek-V3.2");
+  StartRouter();
+  for (const char* id : {"deepseek-ai%2FDeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2"})
+    EXPECT_EQ(Get(std::string("/v1/models/") + id).json()["id"], "deepseek-ai/DeepSeek-V3.2");
+  const HttpReply other = Get("/v1/models/a%2Fb%FF");
+  EXPECT_EQ(other.status, 404);
+  EXPECT_THAT(other.json()["error"]["message"].get<std::string>(), HasSubstr("\"a/b\uFFFD\""));
+}
+
 TEST_F(RoutesTest, TokenizeTakesWhatChatTakes) {
   Start();
   json body = Chat("Hi");
