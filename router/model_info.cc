@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "router/api/field_reader.h"
 #include "router/api/json.h"
+#include "router/chat/python_json.h"
 #include "xxhash.h"
 
 namespace baleen::router {
@@ -72,6 +73,18 @@ absl::Status ReadGenerationConfig(const std::string& path, ModelInfo* model) {
   return fields.status();
 }
 
+absl::Status ReadTokenizerConfig(const std::string& path, ModelInfo* model) {
+  BALEEN_ASSIGN_OR_RETURN(Json json, ReadJsonFile(path));
+  for (auto& [name, value] : json.get_ref<Json::object_t&>()) {
+    // {"__type": "AddedToken", "content": TOKEN, …}
+    if (!value.is_object() || !value.contains("content")) continue;
+    Json content = value["content"];
+    if (content.is_string()) value = std::move(content);
+  }
+  model->tokenizer_config = chat::DumpPythonJson(json);  // model_max_length may be 10^30
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool ModelInfo::IsEos(uint32_t token) const {
@@ -96,6 +109,8 @@ absl::StatusOr<ModelInfo> ModelInfo::Load(const std::string& directory, const st
                           tokenizer::Tokenizer::Load(directory + "/tokenizer.json"));
   if (fs::exists(directory + "/generation_config.json", error))
     BALEEN_RETURN_IF_ERROR(ReadGenerationConfig(directory + "/generation_config.json", &model));
+  if (fs::exists(directory + "/tokenizer_config.json", error))
+    BALEEN_RETURN_IF_ERROR(ReadTokenizerConfig(directory + "/tokenizer_config.json", &model));
   if (model.eos.empty()) model.eos.push_back(1);
   const std::vector<chat::AddedToken> added = chat::AddedTokensOf(*model.tokenizer);
   model.chat_style = chat::StyleOf(added);

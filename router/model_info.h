@@ -29,12 +29,17 @@ struct ModelInfo {
   float default_temperature = 1.0f;
   float default_top_p = 0.95f;
 
+  // tokenizer_config.json, for clients that encode prompts themselves: JSON, with special tokens
+  // written as objects replaced by their text. Empty if the checkpoint has none.
+  std::string tokenizer_config;
+
   bool IsEos(uint32_t token) const;
   // Ids at or above it have no token, though they may have a row.
   int token_limit() const { return tokenizer->vocab_limit(); }
 
-  // Reads config.json, tokenizer.json and, where present, generation_config.json of `directory`.
-  // An empty `name` means the directory's own. Errors name the file and the field.
+  // Reads config.json, tokenizer.json and, where present, generation_config.json and
+  // tokenizer_config.json of `directory`. An empty `name` means the directory's own. Errors name
+  // the file and the field.
   static absl::StatusOr<ModelInfo> Load(const std::string& directory, const std::string& name);
 
   // The fields of a worker's fingerprint that the router can check.

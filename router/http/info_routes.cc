@@ -148,6 +148,14 @@ asio::awaitable<void> ServeModelInfo(Exchange& exchange) {
   co_await exchange.ReplyJson(Dump(ModelInfoJson(context.model, *context.directory.View())));
 }
 
+asio::awaitable<void> ServeTokenizerInfo(Exchange& exchange) {
+  const std::string& config = exchange.context().model.tokenizer_config;
+  if (config.empty())
+    co_await exchange.ReplyError(absl::NotFoundError("the model has no tokenizer_config.json"));
+  else
+    co_await exchange.ReplyJson(config);
+}
+
 asio::awaitable<void> ServeTokenize(Exchange& exchange) { return ReplyWith(exchange, &Tokenize); }
 asio::awaitable<void> ServeDetokenize(Exchange& exchange) {
   return ReplyWith(exchange, &Detokenize);

@@ -15,6 +15,7 @@ boost::asio::awaitable<void> ServeOneModel(Exchange& exchange);  // /v1/models/I
 boost::asio::awaitable<void> ServeWorkers(Exchange& exchange);
 boost::asio::awaitable<void> ServeServerInfo(Exchange& exchange);
 boost::asio::awaitable<void> ServeModelInfo(Exchange& exchange);
+boost::asio::awaitable<void> ServeTokenizerInfo(Exchange& exchange);
 boost::asio::awaitable<void> ServeTokenize(Exchange& exchange);
 boost::asio::awaitable<void> ServeDetokenize(Exchange& exchange);
 // {"rid": request id}: ends that request with an error.

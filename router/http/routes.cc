@@ -40,6 +40,7 @@ const std::map<std::string, std::pair<verb, Handler>>& Table() {
       {"/get_server_info", {verb::get, &ServeServerInfo}},
       {"/model_info", {verb::get, &ServeModelInfo}},
       {"/get_model_info", {verb::get, &ServeModelInfo}},
+      {"/tokenizer_info", {verb::get, &ServeTokenizerInfo}},
       {"/v1/loads", {verb::get, &ServeWorkers}},
       {"/v1/chat/completions", {verb::post, &Chat}},
       {"/v1/completions", {verb::post, &Completions}},

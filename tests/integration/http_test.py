@@ -188,7 +188,8 @@ class Streams(Healthy):
 class Routes(Healthy):
     def test_information(self):
         for path in ("/health", "/liveness", "/readiness", "/version", "/v1/models", "/workers", "/server_info",
-                     "/get_server_info", "/model_info", "/get_model_info", "/v1/loads", "/v1/models/tiny-dsv32"):
+                     "/get_server_info", "/model_info", "/get_model_info", "/v1/loads", "/tokenizer_info",
+                     "/v1/models/tiny-dsv32", "/v1/models/tiny%2Ddsv32"):
             status, headers, body = ask("GET", path)
             self.assertEqual(status, 200, path)
             self.assertTrue(headers["content-type"].startswith("application/json"), path)

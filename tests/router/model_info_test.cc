@@ -62,6 +62,22 @@ TEST_F(ModelInfoTest, GenerationConfigSetsTheDefaults) {
   EXPECT_EQ(Load()->default_temperature, 0);
 }
 
+TEST_F(ModelInfoTest, TheTokenizersConfigHasItsTokensAsText) {
+  EXPECT_EQ(Load()->tokenizer_config, "");
+  Write("tokenizer_config.json", R"({"eos_token":{"__type":"AddedToken","content":"</s>"},
+      "bos_token":"<s>","pad_token":null,"extra":{"content":[1]},
+      "model_max_length":1000000000000000019884624838656})");
+  const auto model = Load();
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ(
+      model->tokenizer_config,
+      R"({"eos_token": "</s>", "bos_token": "<s>", "pad_token": null, "extra": {"content": [1]},)"
+      R"( "model_max_length": 1000000000000000019884624838656})");
+  Write("tokenizer_config.json", "[]");
+  EXPECT_THAT(Load(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tokenizer_config.json")));
+}
+
 TEST_F(ModelInfoTest, ErrorsNameTheFileAndTheField) {
   EXPECT_THAT(ModelInfo::Load("/nowhere/at/all", ""),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nowhere/at/all")));

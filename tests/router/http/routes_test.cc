@@ -1,6 +1,8 @@
 // The endpoints that do not generate, and every refusal.
 #include "router/http/routes.h"
 
+#include <filesystem>
+
 #include "router/router_fixture.h"
 
 namespace baleen::router {
@@ -44,6 +46,29 @@ TEST_F(RoutesTest, AModelsNameMayBePercentEncoded) {
   const HttpReply other = Get("/v1/models/a%2Fb%FF");
   EXPECT_EQ(other.status, 404);
   EXPECT_THAT(other.json()["error"]["message"].get<std::string>(), HasSubstr("\"a/b\uFFFD\""));
+}
+
+TEST_F(RoutesTest, TokenizerInfoIsTheCheckpointsIfItHasOne) {
+  StartRouter();
+  const json info = Get("/tokenizer_info").json();
+  EXPECT_EQ(info["eos_token"], "<｜end▁of▁sentence｜>");
+  const json ids =
+      Post("/tokenize", {{"prompt", info["eos_token"]}, {"add_special_tokens", false}}).json();
+  EXPECT_EQ(ids["tokens"], json::array({kEosToken}));
+  server_.reset();
+
+  namespace fs = std::filesystem;
+  const fs::path bare = fs::path(::testing::TempDir()) / "without_tokenizer_config";
+  fs::create_directories(bare);
+  for (const char* file : {"config.json", "tokenizer.json"})
+    fs::copy_file(fs::path(config_.model()) / file, bare / file,
+                  fs::copy_options::overwrite_existing);
+  config_.set_model(bare.string());
+  StartRouter();
+  const HttpReply none = Get("/tokenizer_info");
+  EXPECT_EQ(none.status, 404);
+  EXPECT_THAT(none.json()["error"]["message"].get<std::string>(),
+              HasSubstr("tokenizer_config.json"));
 }
 
 TEST_F(RoutesTest, TokenizeTakesWhatChatTakes) {
