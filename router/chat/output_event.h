@@ -31,13 +31,14 @@ void EmitText(OutputEvent::Kind kind, int call, absl::string_view text, OutputEv
 // How the output ended.
 struct OutputEnd {
   int complete_calls = 0;
-  // Calls among them whose arguments are not what the format asks for; they are passed on as they
-  // came.
+  // Calls among them that are not what the format asks for, and are passed on as they came: junk
+  // between parameters, with kV31 arguments that are no JSON object.
   int malformed_calls = 0;
   // The model began a call that did not become complete. Its arguments may have been emitted in
   // part; never report this as a clean stop.
   bool incomplete_call = false;
-  // The text of such calls from their opening tag on, so that nothing is lost silently.
+  // The text of such calls from their opening tag on, so that nothing is lost silently; and of
+  // calls that turned out to be text after others had been emitted.
   std::string unparsed;
   int64_t dropped_bytes = 0;  // of text after or between calls
 };

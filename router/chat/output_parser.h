@@ -19,13 +19,15 @@ namespace baleen::chat {
 //   or where a block of tool calls begins. A second <think> or </think> right at the start of
 //   reasoning or content is dropped.
 // - Content ends where tool calls begin; up to two line breaks before them belong to the tag. If
-//   no call follows the opening tag, it was content after all.
+//   no call follows the opening tag, it was content after all; so is, with kV32, a call whose body
+//   is neither parameters nor a JSON object, and all of its block if it is the first.
 // - Arguments are emitted as JSON while they come: strings in pieces, other values when complete;
 //   what is not JSON becomes a string. A repeated key is emitted again, so that readers of JSON
 //   keep the last value, and marked in the event of the end.
 // - Text after the calls is dropped and counted.
 // Tolerated: missing line breaks and closing tags of calls and blocks, <｜DSML｜invoke name="f"/>,
-// a JSON object in place of parameters. Nothing but an incomplete tag is ever held back.
+// a JSON object in place of parameters. Held back are an incomplete tag, and the beginning of a
+// call until it has an argument or ends.
 //
 // Owner: one stream; one thread at a time.
 class OutputParser {

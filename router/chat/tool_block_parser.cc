@@ -86,6 +86,14 @@ ToolBlockParser::Next ToolBlockParser::GiveUpCall() {
   return Next::kAgain;
 }
 
+ToolBlockParser::Next ToolBlockParser::CallIsText() {
+  if (!committed()) return Next::kReject;
+  absl::StrAppend(&end_.unparsed, raw().substr(0, position_ - raw_begin_));
+  raw_begin_ = position_;
+  lost_call_ = false;
+  return Next::kAgain;
+}
+
 void ToolBlockParser::BeginCall(absl::string_view name, OutputEvents* out) {
   out->push_back(
       {.kind = OutputEvent::Kind::kToolCallBegin, .call = calls_begun_, .text = std::string(name)});

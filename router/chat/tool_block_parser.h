@@ -46,6 +46,8 @@ class ToolBlockParser {
   Next FindCall(absl::string_view call_tag, bool* opens);
   // What follows the tag of a call makes no sense.
   Next GiveUpCall();
+  // The call that ends here, and was not begun, is text: its body holds no arguments.
+  Next CallIsText();
   void BeginCall(absl::string_view name, OutputEvents* out);
   void EmitArguments(absl::string_view json, OutputEvents* out);
   void EndCall(bool malformed, bool repeated_keys, OutputEvents* out);

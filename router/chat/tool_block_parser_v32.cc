@@ -105,18 +105,24 @@ class DsmlBlockParser final : public ToolBlockParser {
       state_ = State::kBetween;
       return GiveUpCall();
     }
-    BeginCall(header.name, out);
+    name_ = std::string(header.name);
     Take(header.bytes);
     parameters_ = 0;
     keys_.clear();
-    malformed_ = repeated_keys_ = raw_ = false;
+    begun_ = malformed_ = repeated_keys_ = raw_ = false;
     if (header.self_closing) return CloseCall(out);
     state_ = State::kBody;
     return Next::kAgain;
   }
 
+  // A call begins with the first of its arguments: before them its body may turn out to be text.
+  void Emit(absl::string_view json, OutputEvents* out) {
+    if (!std::exchange(begun_, true)) BeginCall(name_, out);
+    EmitArguments(json, out);
+  }
+
   Next CloseCall(OutputEvents* out) {
-    if (!raw_) EmitArguments(parameters_ == 0 ? "{}" : "}", out);
+    if (!raw_) Emit(parameters_ == 0 ? "{}" : "}", out);
     EndCall(malformed_, repeated_keys_, out);
     state_ = State::kBetween;
     return Next::kAgain;
@@ -164,7 +170,8 @@ class DsmlBlockParser final : public ToolBlockParser {
     return Next::kAgain;
   }
 
-  // Instead of parameters, a JSON object that holds them all is accepted.
+  // Instead of parameters, a JSON object that holds them all is accepted. Any other body makes the
+  // call text.
   Next RawBody(OutputEvents* out) {
     Tag tag = Tag::kNone;
     for (; tag == Tag::kNone; ++scan_) {
@@ -174,21 +181,19 @@ class DsmlBlockParser final : public ToolBlockParser {
     }
     --scan_;
     state_ = State::kBody;
+    const absl::string_view body = absl::StripAsciiWhitespace(rest().substr(0, scan_));
     if (tag == Tag::kParameter) {
       malformed_ = true;  // junk before the first parameter
+    } else if (const auto json = ParseJson(body); json.ok() && json->is_object()) {
+      Emit(body, out);
+      raw_ = true;
     } else {
-      EmitRawBody(rest().substr(0, scan_), out);
+      Take(scan_ + (tag == Tag::kInvokeClose ? sizeof(kInvokeClose) - 1 : 0));
+      state_ = State::kBetween;
+      return CallIsText();
     }
     Take(scan_);
     return Next::kAgain;
-  }
-
-  void EmitRawBody(absl::string_view body, OutputEvents* out) {
-    body = absl::StripAsciiWhitespace(body);
-    const auto json = ParseJson(body);
-    if (!json.ok() || !json->is_object()) malformed_ = true;
-    EmitArguments(body, out);
-    raw_ = true;
   }
 
   Next ParameterHeader(OutputEvents* out) {
@@ -203,7 +208,7 @@ class DsmlBlockParser final : public ToolBlockParser {
     std::string json = parameters_ == 0 ? "{" : ", ";
     AppendJsonString(header.name, &json);
     absl::StrAppend(&json, ": ", is_string ? "\"" : "");
-    EmitArguments(json, out);
+    Emit(json, out);
     if (!keys_.insert(std::string(header.name)).second) repeated_keys_ = true;
     ++parameters_;
     const bool empty = header.self_closing;
@@ -215,7 +220,7 @@ class DsmlBlockParser final : public ToolBlockParser {
   }
 
   void EndValue(absl::string_view json, OutputEvents* out) {
-    EmitArguments(json, out);
+    Emit(json, out);
     state_ = State::kBody;
   }
 
@@ -226,7 +231,7 @@ class DsmlBlockParser final : public ToolBlockParser {
         complete ? close : rest().size() - PartialTagBytes(rest(), kParameterClose);
     std::string escaped;
     AppendJsonEscaped(rest().substr(0, certain), &escaped);
-    EmitArguments(escaped, out);
+    Emit(escaped, out);
     Take(certain);
     if (!complete) return Next::kNeedsText;
     Take(sizeof(kParameterClose) - 1);
@@ -256,6 +261,8 @@ class DsmlBlockParser final : public ToolBlockParser {
   State state_ = State::kBetween;
   size_t scan_ = 0;  // in kRawBody and kJsonValue: no end before this place of rest()
   // Of the call being parsed:
+  std::string name_;
+  bool begun_ = false;
   int parameters_ = 0;
   absl::flat_hash_set<std::string> keys_;
   bool repeated_keys_ = false;

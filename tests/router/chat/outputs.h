@@ -19,7 +19,8 @@ inline std::string Describe(const OutputEvents& events, const OutputEnd& end) {
   for (const auto& call : message.calls) {
     absl::StrAppend(&text, call.name, "(", call.arguments, ")", call.complete ? "" : "?");
   }
-  if (end.incomplete_call) absl::StrAppend(&text, "|incomplete:", end.unparsed);
+  if (end.incomplete_call || !end.unparsed.empty())
+    absl::StrAppend(&text, end.incomplete_call ? "|incomplete:" : "|text:", end.unparsed);
   if (end.malformed_calls > 0) absl::StrAppend(&text, "|malformed:", end.malformed_calls);
   if (end.dropped_bytes > 0) absl::StrAppend(&text, "|dropped:", end.dropped_bytes);
   return text;

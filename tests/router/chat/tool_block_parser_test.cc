@@ -87,7 +87,41 @@ TEST(DsmlBlockParser, ToleratesMissingLineBreaksAndTags) {
 
 TEST(DsmlBlockParser, AcceptsAJsonObjectForTheParameters) {
   EXPECT_EQ(Content(Call("{\"a\": 1, \"b\": \"<x>\"}")), "||f({\"a\": 1, \"b\": \"<x>\"})");
-  EXPECT_EQ(Content(Call("{\"a\": oops}")), "||f({\"a\": oops})|malformed:1");
+}
+
+TEST(DsmlBlockParser, ACallWithAnyOtherBodyIsText) {
+  for (const char* body : {"{\"a\": oops}", "Oslo, please", "[1]", "\"x\"", "5", "{} {}", "<b>",
+                           "<｜DSML｜parameter k>5</｜DSML｜parameter>"}) {
+    EXPECT_EQ(Content(Call(body)), absl::StrCat("|", Call(body), "|")) << body;
+    // After a call it goes where what cannot be streamed goes: the end of the content.
+    const std::string invoke =
+        absl::StrCat("<｜DSML｜invoke name=\"g\">\n", body, "\n</｜DSML｜invoke>");
+    EXPECT_EQ(
+        Content(absl::StrCat("<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\"/>\n", invoke,
+                             "\n<｜DSML｜invoke name=\"h\"/>\n", "</｜DSML｜function_calls>")),
+        absl::StrCat("||f({})h({})|text:", invoke))
+        << body;
+  }
+  // Where the next tag shows the end of the call.
+  EXPECT_EQ(Content("<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"/><｜DSML｜invoke "
+                    "name=\"g\">x<｜DSML｜invoke name=\"h\"/></｜DSML｜function_calls>"),
+            "||f({})h({})|text:<｜DSML｜invoke name=\"g\">x");
+}
+
+TEST(DsmlBlockParser, ACallThatIsTextDoesNotCountForTheFinish) {
+  OutputEvents events;
+  OutputParser alone({.parse_tool_calls = true});
+  alone.PushText(Call("oops"), &events);
+  const OutputEnd text = alone.Finish(&events);
+  EXPECT_STREQ(FinishReason(text, /*hit_length=*/false), "stop");
+  EXPECT_STREQ(FinishReason(text, /*hit_length=*/true), "length");
+  for (const OutputEvent& event : events) EXPECT_EQ(event.kind, OutputEvent::Kind::kContent);
+  OutputParser second({.parse_tool_calls = true});
+  second.PushText(
+      "<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"/><｜DSML｜invoke name=\"g\">oops"
+      "</｜DSML｜invoke></｜DSML｜function_calls>",
+      &events);
+  EXPECT_STREQ(FinishReason(second.Finish(&events), false), "tool_calls");
 }
 
 TEST(DsmlBlockParser, DropsAndCountsTextAfterTheBlock) {
@@ -99,7 +133,7 @@ TEST(DsmlBlockParser, AnIncompleteCallIsNeverACleanStop) {
   const absl::string_view text = kTwoCalls;
   const size_t opened = sizeof("\n\n<｜DSML｜function_calls>") - 1;
   const size_t invoke = text.find("<｜DSML｜invoke");
-  const size_t begun = text.find('>', invoke) + 1;
+  const size_t begun = text.find('>', text.find("<｜DSML｜parameter")) + 1;
   for (size_t cut = 1; cut < text.size(); ++cut) {
     OutputParser parser({.parse_tool_calls = true});
     OutputEvents events;
@@ -148,16 +182,18 @@ TEST(DsmlBlockParser, StringArgumentsStreamAsTheyCome) {
   OutputParser parser({.parse_tool_calls = true});
   OutputEvents events;
   parser.PushText("<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">", &events);
-  ASSERT_EQ(events.size(), 1u);
+  EXPECT_TRUE(events.empty());  // it may still be text
+  parser.PushText("\n<｜DSML｜parameter name=\"k\" string=\"true\">", &events);
+  ASSERT_EQ(events.size(), 2u);
   EXPECT_EQ(events[0].kind, OutputEvent::Kind::kToolCallBegin);
   EXPECT_EQ(events[0].text, "f");
   events.clear();
-  parser.PushText("\n<｜DSML｜parameter name=\"k\" string=\"true\">One ", &events);
+  parser.PushText("One ", &events);
   parser.PushText("two <", &events);
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].kind, OutputEvent::Kind::kToolArguments);
   EXPECT_EQ(events[0].call, 0);
-  EXPECT_EQ(events[0].text, "{\"k\": \"One two ");
+  EXPECT_EQ(events[0].text, "One two ");
 }
 
 TEST(V31BlockParser, ParsesCalls) {
