@@ -23,7 +23,7 @@ struct ToolArgument {
 struct ToolCall {
   std::string id;  // the client's; may be empty
   std::string name;
-  std::string arguments_json;  // as sent
+  std::string arguments_json;  // an object: text as sent, or in Python's JSON form
   std::vector<ToolArgument> arguments;
 };
 

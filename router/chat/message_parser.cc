@@ -82,15 +82,23 @@ absl::StatusOr<const ordered_json*> FunctionOf(const ordered_json& json, absl::s
   return &function.value();
 }
 
+constexpr char kNoObject[] = "must be a JSON object or a string that holds one";
+
+// The arguments as JSON text: a client may also send the object itself, or nothing for none.
+absl::StatusOr<std::string> ArgumentsText(const Field& field) {
+  if (!field.present() || field.value() == "") return "{}";
+  if (field.value().is_object()) return DumpPythonJson(field.value());
+  if (!field.value().is_string()) return field.Bad(kNoObject);
+  return field.value().get<std::string>();
+}
+
 absl::Status ParseArguments(const Field& field, ToolCall* call) {
-  if (!field.present()) return field.Bad("required");
-  if (!field.value().is_string()) return field.Bad("must be a string that holds a JSON object");
-  call->arguments_json = field.value().get<std::string>();
+  BALEEN_ASSIGN_OR_RETURN(call->arguments_json, ArgumentsText(field));
   const absl::StatusOr<ordered_json> arguments = ParseJson(call->arguments_json);
   if (!arguments.ok()) {
     return field.Bad(absl::StrCat("not valid JSON: ", arguments.status().message()));
   }
-  if (!arguments->is_object()) return field.Bad("must be a string that holds a JSON object");
+  if (!arguments->is_object()) return field.Bad(kNoObject);
   for (const auto& [key, value] : arguments->items()) {
     call->arguments.push_back(
         {.key = key,

@@ -64,6 +64,31 @@ TEST(MessageParser, ReadsCallArguments) {
   EXPECT_FALSE(arguments[1].is_string);
 }
 
+TEST(MessageParser, ArgumentsMayBeAnObjectOrNothing) {
+  const auto call = [](absl::string_view member) {
+    return ParseList(absl::StrCat(
+        kUserMessage, R"(, {"role": "assistant", "tool_calls": [{"function": {"name": "f")", member,
+        R"(}}]}, {"role": "tool", "content": "r"})"));
+  };
+  for (const char* none : {"", R"(, "arguments": null)", R"(, "arguments": "")",
+                           R"(, "arguments": {})", R"(, "arguments": "{}")"}) {
+    const auto prompt = call(none);
+    BALEEN_ASSERT_OK(prompt);
+    EXPECT_EQ(prompt->messages[1].tool_calls[0].arguments_json, "{}") << none;
+    EXPECT_TRUE(prompt->messages[1].tool_calls[0].arguments.empty()) << none;
+  }
+  const auto prompt =
+      call(R"(,"arguments":{"z":"\u00e9","a":[1,2.50],"n":12345678901234567890123})");
+  BALEEN_ASSERT_OK(prompt);
+  const ToolCall& object = prompt->messages[1].tool_calls[0];
+  EXPECT_EQ(object.arguments_json, R"({"z": "é", "a": [1, 2.5], "n": 12345678901234567890123})");
+  ASSERT_EQ(object.arguments.size(), 3u);
+  EXPECT_EQ(object.arguments[0].key, "z");
+  EXPECT_EQ(object.arguments[0].value, "é");
+  EXPECT_TRUE(object.arguments[0].is_string);
+  EXPECT_EQ(object.arguments[1].value, "[1, 2.5]");
+}
+
 TEST(MessageParser, RefusesBadMessages) {
   const auto assistant = [](absl::string_view call) {
     return absl::StrCat(kUserMessage, R"(, {"role": "assistant", "tool_calls": [)", call, "]}");
@@ -94,12 +119,10 @@ TEST(MessageParser, RefusesBadMessages) {
       {assistant(R"({"function": {}})"), "", "messages[1].tool_calls[0].function.name: required"},
       {assistant(R"({"function": {"name": "a\"b", "arguments": "{}"}})"), "",
        "messages[1].tool_calls[0].function.name: must not contain"},
-      {assistant(R"({"function": {"name": "f"}})"), "",
-       "messages[1].tool_calls[0].function.arguments: required"},
-      {assistant(R"({"function": {"name": "f", "arguments": {}}})"), "",
-       "messages[1].tool_calls[0].function.arguments: must be a string that holds"},
+      {assistant(R"({"function": {"name": "f", "arguments": []}})"), "",
+       "messages[1].tool_calls[0].function.arguments: must be a JSON object or"},
       {assistant(R"({"function": {"name": "f", "arguments": "[]"}})"), "",
-       "messages[1].tool_calls[0].function.arguments: must be a string that holds"},
+       "messages[1].tool_calls[0].function.arguments: must be a JSON object or"},
       {assistant(R"({"function": {"name": "f", "arguments": "{\"a\": }"}})"), "",
        "messages[1].tool_calls[0].function.arguments: not valid JSON: byte 6"},
   });
