@@ -454,7 +454,7 @@ TEST_F(GenerationTest, AbortByIdEndsTheRequestWithAnError) {
   HttpClient client = Client();
   client.Send(HttpClient::Format("POST", "/v1/completions", R"({"prompt":"x"})",
                                  {{"x-request-id", "mine"}}));
-  ASSERT_TRUE(FakeWorker::Eventually([&] { return worker_->running() > 0; }));
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return server_->context().registry.size() > 0; }));
   EXPECT_EQ(Post("/abort_request", {{"rid", "mine"}}).json()["aborted"], 1);
   const HttpReply reply = client.Read();
   EXPECT_EQ(reply.status, 499);
