@@ -148,8 +148,10 @@ void Stage::Compute(const BatchHeader& header) {
     // Before the last pages go out: decode may release them the moment it has them.
     if (chunks[i].last) ledger_.ComputeOver(entry.attempt);
     Push(entry, attempt);
-    attempt.failed |= !results[i].status.ok();
-    if (last() && !attempt.failed) HandOff(entry.attempt, attempt, results[i]);
+    if (last()) {
+      attempt.failed |= !results[i].status.ok();
+      if (!attempt.failed) HandOff(entry.attempt, attempt, results[i]);
+    }
     if (chunks[i].last) attempts_.erase(entry.attempt);
   }
 }

@@ -119,7 +119,6 @@ TEST_F(DecodeServiceTest, APromptOfOneTokenHasAPlaceInItsLogprobs) {
   Submitted s = submitted_.get_future().get();
   v1::DecodeEvent event;
   s.out->Append({.tokens = {11}});
-  ASSERT_TRUE(reader->Read(&event) && event.has_granted());
   ASSERT_TRUE(reader->Read(&event));
   ASSERT_EQ(event.tokens().prompt_logprobs_size(), 1);
   EXPECT_EQ(event.tokens().prompt_logprobs(0).token(), 7u);

@@ -34,10 +34,10 @@ std::vector<float> Logits(const model::ModelConfig& config, kernels::Backend& ba
   for (int i = 0; i < 20; ++i) rows.Add(0, i, std::vector<int32_t>{i * 37});
   const int32_t page = 0;
   forward->RunMain({.tokens = rows.tokens,
-                      .positions = rows.positions,
-                      .sequences = rows.sequences,
-                      .page_table = {&page, 1},
-                      .page_table_stride = 1});
+                    .positions = rows.positions,
+                    .sequences = rows.sequences,
+                    .page_table = {&page, 1},
+                    .page_table_stride = 1});
   const int32_t last = 19;
   const auto logits = forward->Logits(model::Forward::Hidden::kMain, {&last, 1});
   return {logits.begin(), logits.end()};
