@@ -30,6 +30,7 @@ absl::Status DecodeLoop::RunUntilExit() {
   // last rank to be so ends the group.
   StepProposal told;
   while (true) {
+    last_turn_.store(SteadyClock().Now().time_since_epoch().count(), std::memory_order_relaxed);
     BALEEN_RETURN_IF_ERROR(TakeChanges());
     StepProposal own = Propose();
     told.drained = told.drained && own.drained;

@@ -29,7 +29,7 @@ namespace baleen::decode_worker {
 // needs; its pages go after that. Steps follow one by one while a request's next choice depends on
 // what the host makes of the last one (penalties).
 //
-// Threads: Run on the step thread; Stop, RequestExit, accept_length, step_start from any.
+// Threads: Run on the step thread; the others from any.
 class DecodeLoop {
  public:
   // All are called on the step thread.
@@ -68,6 +68,10 @@ class DecodeLoop {
     const int64_t ticks = step_start_.load(std::memory_order_relaxed);
     return ticks == 0 ? std::nullopt : std::optional(TimePoint(Duration(ticks)));
   }
+  // When it last looked at what is to do.
+  TimePoint last_turn() const {
+    return TimePoint(Duration(last_turn_.load(std::memory_order_relaxed)));
+  }
 
  private:
   using Running = RequestTable::Running;
@@ -102,6 +106,7 @@ class DecodeLoop {
   std::atomic<bool> exit_ = false;
   std::atomic<double> accept_length_ = 0;
   std::atomic<int64_t> step_start_ = 0;  // of TimePoint's clock; 0: no step
+  std::atomic<int64_t> last_turn_ = 0;   // likewise
 };
 
 }  // namespace baleen::decode_worker

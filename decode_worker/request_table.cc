@@ -293,6 +293,16 @@ bool RequestTable::WantsToLeave() const {
   return !leaving_.empty();
 }
 
+std::optional<TimePoint> RequestTable::OldestReady() const {
+  MutexLock lock(mu_);
+  for (AttemptId attempt : ready_) {
+    const auto found = records_.find(attempt);
+    if (found != records_.end() && found->second->state == State::kReady)
+      return found->second->since;
+  }
+  return std::nullopt;
+}
+
 RequestTable::Changes RequestTable::Take(bool leave) {
   Changes changes;
   Effects effects;

@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -52,9 +53,9 @@ struct KvLender {
 //
 // An abort ends the request's stream at once; its pages go as request_state.h says.
 //
-// Threads: Submit, Cancel, CancelAll, SetDraining, drained, counts from any; Ready, Failed, Settled
-// on the transport's; Take, FirstStep, Finish on the step thread. Token buffers are called without
-// the lock.
+// Threads: Submit, Cancel, CancelAll, SetDraining, drained, counts, OldestReady from any; Ready,
+// Failed, Settled on the transport's; Take, FirstStep, Finish on the step thread. Token buffers are
+// called without the lock.
 class RequestTable {
  public:
   // A request between hand-over and end, owned by the step thread once taken.
@@ -101,6 +102,8 @@ class RequestTable {
   };
   Changes Take(bool leave = true);
   bool WantsToLeave() const;  // was a running request cancelled?
+  // Since when the oldest request waits to join a step; nullopt: none. For a watchdog.
+  std::optional<TimePoint> OldestReady() const;
   // The first step of a request is done: prefill may drop its pages.
   void FirstStep(const Running& request);
   // The request ended by itself; its last tokens are in its buffer.

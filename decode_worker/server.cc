@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <future>
@@ -165,7 +166,7 @@ Server::Parts::~Parts() {
   if (step_thread.joinable()) {
     if (steps_end.wait_for(StepTimeout()) != std::future_status::ready) {
       spdlog::critical("the step thread hangs, the process ends without it: {}",
-                       mesh->status().ToString());
+                       shutdown.status().ToString());
       if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + kLastWrites);
       std::_Exit(1);
     }
@@ -498,9 +499,12 @@ void Server::Parts::Register(const std::vector<worker::MemberInfo>& members) {
   directory->SetState(worker::State::kReady);
 }
 
-// A rank that hangs in a step answers its heartbeats all the same.
+// A rank that hangs, in a step or before it takes what is ready for one, answers its heartbeats all
+// the same.
 void Server::Parts::Watch() {
-  const std::optional<TimePoint> start = loop->step_start();
+  std::optional<TimePoint> start = loop->step_start();
+  if (!start)
+    if (const auto ready = table->OldestReady()) start = std::max(*ready, loop->last_turn());
   if (!start || SteadyClock().Now() - *start < StepTimeout() || !mesh->status().ok()) return;
   const auto why = absl::UnavailableError("a step takes longer than worker.step_timeout_ms");
   mesh->Fail(why);        // ends the process

@@ -89,6 +89,8 @@ launch() {
 alive() {
   local pid words
   pid=$(cat "$dir/$1.pid" 2>/dev/null) && words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || return 1
+  # Without words it has ended, or is between two programs.
+  [ -n "$words" ] || { grep -qs '^State:.[^Z]' "/proc/$pid/status"; return; }
   [[ $words == *"$dir/$1.textproto"* || $words == *local_cluster.sh* ]]
 }
 processes() { (cd "$dir" && ls -- *.pid 2>/dev/null | sed 's/\.pid$//') || true; }

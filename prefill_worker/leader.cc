@@ -1,5 +1,6 @@
 #include "prefill_worker/leader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -73,7 +74,7 @@ absl::Status Leader::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
           absl::StrCat("prefill queue is full: ", options_.max_queued, " requests"));
     if (!known_.emplace(job.attempt, sink).second)
       return absl::AlreadyExistsError("attempt: is here already");
-    inbox_.push_back(Submission{std::move(job), std::move(sink)});
+    AddEvent(Submission{std::move(job), std::move(sink)});
   }
   changed_.NotifyAll();
   return absl::OkStatus();
@@ -82,7 +83,7 @@ absl::Status Leader::Submit(PrefillJob job, std::shared_ptr<PrefillSink> sink) {
 void Leader::Push(Event event) {
   {
     MutexLock lock(mu_);
-    inbox_.push_back(std::move(event));
+    AddEvent(std::move(event));
   }
   changed_.NotifyAll();
 }
@@ -140,10 +141,17 @@ absl::Status Leader::WaitIdle(TimePoint deadline) {
   return absl::DeadlineExceededError(absl::StrCat(known_.size(), " attempts are left"));
 }
 
-std::optional<TimePoint> Leader::OldestBatch() const {
+void Leader::AddEvent(Event event) {
+  if (inbox_.empty()) inbox_since_ = SteadyClock().Now();
+  inbox_.push_back(std::move(event));
+}
+
+std::optional<TimePoint> Leader::OldestWork() const {
   MutexLock lock(mu_);
-  if (under_way_.empty()) return std::nullopt;
-  return under_way_.begin()->second;
+  if (under_way_.empty() && inbox_.empty()) return std::nullopt;
+  if (under_way_.empty()) return inbox_since_;
+  const TimePoint batch = under_way_.begin()->second;
+  return inbox_.empty() ? batch : std::min(batch, inbox_since_);
 }
 
 Leader::Load Leader::load() const {

@@ -54,7 +54,7 @@ struct LeaderOptions {
 // however deep the pipeline is.
 //
 // Threads: Submit, Cancel, Granted, Report, Drain, FlushCache, flushed, Stop, Break, load,
-// OldestBatch from any; NextBatch on the step thread, where all decisions are made. Sinks are
+// OldestWork from any; NextBatch on the step thread, where all decisions are made. Sinks are
 // called on the step thread, their Finished also by Break.
 class Leader {
  public:
@@ -93,9 +93,9 @@ class Leader {
 
   // Ok: no attempt is left. DeadlineExceeded: some are at `deadline`. Otherwise why it broke.
   absl::Status WaitIdle(TimePoint deadline) ABSL_LOCKS_EXCLUDED(mu_);
-  // When the oldest batch began that the last stage has not reported as done; nullopt: none is
-  // under way. For a watchdog.
-  std::optional<TimePoint> OldestBatch() const ABSL_LOCKS_EXCLUDED(mu_);
+  // When the oldest batch began that the last stage has not reported as done, or the oldest event
+  // came that NextBatch has not looked at; nullopt: neither. For a watchdog.
+  std::optional<TimePoint> OldestWork() const ABSL_LOCKS_EXCLUDED(mu_);
   Load load() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -134,6 +134,7 @@ class Leader {
   Attempt* Find(AttemptId id);
   void PublishLoad() ABSL_LOCKS_EXCLUDED(mu_);
 
+  void AddEvent(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Push(Event event) ABSL_LOCKS_EXCLUDED(mu_);
 
   const LeaderOptions options_;
@@ -157,6 +158,7 @@ class Leader {
   mutable Mutex mu_;
   CondVar changed_;
   std::vector<Event> inbox_ ABSL_GUARDED_BY(mu_);
+  TimePoint inbox_since_ ABSL_GUARDED_BY(mu_);  // of its first
   // Submitted and not finished.
   std::map<AttemptId, std::shared_ptr<PrefillSink>> known_ ABSL_GUARDED_BY(mu_);
   std::map<uint64_t, TimePoint> under_way_ ABSL_GUARDED_BY(mu_);  // batches, by number

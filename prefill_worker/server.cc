@@ -158,7 +158,8 @@ Server::Parts::~Parts() {
   // leader and ledger. So: no more steps, then no more callbacks, then the objects in reverse
   // order.
   if (loop && !loop->JoinWithin(StepTimeout())) {
-    spdlog::critical("the step thread hangs: the process ends without it");
+    spdlog::critical("the step thread hangs, the process ends without it: {}",
+                     shutdown.status().ToString());
     std::_Exit(1);
   }
   sender.reset();
@@ -310,9 +311,9 @@ void Server::Parts::SetOver() {
   if (!over_set.exchange(true)) over.set_value();
 }
 
-// A stage that hangs answers its heartbeats all the same: only its batches show it.
+// A stage that hangs answers its heartbeats all the same: only its work shows it.
 void Server::Parts::Watch() {
-  const std::optional<TimePoint> oldest = leader()->OldestBatch();
+  const std::optional<TimePoint> oldest = leader()->OldestWork();
   if (!oldest || SteadyClock().Now() - *oldest < StepTimeout()) return;
   Broken(absl::UnavailableError("a batch has not come back within worker.step_timeout_ms"));
 }

@@ -154,6 +154,21 @@ TEST_F(RequestTableTest, RunsAtMostMaxRunningAtOnce) {
   EXPECT_EQ(table_.Take().joined.size(), 1u);
 }
 
+TEST_F(RequestTableTest, KnowsSinceWhenARequestWaitsForAStep) {
+  for (uint64_t a : {1, 2}) {
+    BALEEN_ASSERT_OK(Submit(a, 1));
+    clock_.Advance(std::chrono::seconds(1));
+    EXPECT_EQ(table_.OldestReady().has_value(), a > 1);
+    table_.Ready({a}, Handoff(1));
+  }
+  const TimePoint second = clock_.Now();
+  EXPECT_EQ(table_.OldestReady(), second - std::chrono::seconds(1));
+  table_.Cancel({1}, absl::CancelledError("the client left"));
+  EXPECT_EQ(table_.OldestReady(), second);
+  EXPECT_EQ(table_.Take().joined.size(), 1u);
+  EXPECT_EQ(table_.OldestReady(), std::nullopt);
+}
+
 TEST_F(RequestTableTest, LongPromptsJoinOneStepAfterTheOther) {
   for (auto [attempt, pages] : {std::pair(1, 2), {2, 2}}) {
     BALEEN_ASSERT_OK(Submit(uint64_t(attempt), pages));

@@ -148,12 +148,16 @@ class Hang(unittest.TestCase):
         # The kernel keeps a traced thread that has ended until it is waited for.
         threading.Thread(target=os.waitpid, args=(thread, 0x40000000), daemon=True).start()
 
-    def check(self, group, victim, leader, cause, **shape):
+    def check(self, group, victim, leader, cause, idle=False, **shape):
         with Cluster(**shape, step_timeout_ms=self.TIMEOUT_MS) as cluster:
-            with Load(cluster, clients=2) as load:
-                load.wait_for_answers(2)
-                hung = time.monotonic()
+            if idle:
                 self.hang_step(cluster, victim)
+            with Load(cluster, clients=2) as load:
+                if not idle:
+                    load.wait_for_answers(2)
+                hung = time.monotonic()
+                if not idle:
+                    self.hang_step(cluster, victim)
                 wait_until(15 * SLOWDOWN, lambda: not cluster.alive(leader), f"{leader} lives on")
                 wait_until(15, lambda: min(load.begun) > hung, "a request hangs")
                 log = "".join((cluster.dir / f"{name}.log").read_text() for name in (leader, victim))
@@ -171,6 +175,14 @@ class Hang(unittest.TestCase):
         self.check("decode-0", "decode-0-1", "decode-0-0",
                    "decode rank 1 did not answer within|a step takes longer than worker.step_timeout_ms",
                    stages=1, ranks=2)
+
+    def test_an_idle_prefill_stage(self):
+        self.check("prefill-0", "prefill-0-0", "prefill-0-0", "a batch has not come back within worker.step_timeout_ms",
+                   idle=True, stages=1, ranks=1)
+
+    def test_an_idle_decode_rank(self):
+        self.check("decode-0", "decode-0-0", "decode-0-0", "a step takes longer than worker.step_timeout_ms",
+                   idle=True, stages=1, ranks=1)
 
 
 if __name__ == "__main__":

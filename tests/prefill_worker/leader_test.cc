@@ -320,19 +320,22 @@ TEST_F(LeaderTest, WaitIdleSaysWhatIsLeft) {
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("1 attempts")));
 }
 
-TEST_F(LeaderTest, TheOldestBatchUnderWayIsKnown) {
+TEST_F(LeaderTest, TheOldestWorkIsKnown) {
   Make(Defaults());
-  EXPECT_FALSE(leader_->OldestBatch());
+  EXPECT_FALSE(leader_->OldestWork());
+  const TimePoint before = SteadyClock().Now();
   BALEEN_ASSERT_OK(Submit(1, 200));
+  ASSERT_TRUE(leader_->OldestWork()) << "it waits for the step thread";
+  EXPECT_GE(*leader_->OldestWork(), before);
   const auto first = leader_->NextBatch();
-  const auto began = leader_->OldestBatch();
+  const auto began = leader_->OldestWork();
   ASSERT_TRUE(began);
   const auto second = leader_->NextBatch();
-  EXPECT_EQ(leader_->OldestBatch(), began);
+  EXPECT_EQ(leader_->OldestWork(), began);
   Done(*first);
   Done(*second);
   Settle();
-  EXPECT_FALSE(leader_->OldestBatch());
+  EXPECT_FALSE(leader_->OldestWork());
 }
 
 TEST_F(LeaderTest, AtMostStagesPlusOneBatchesAreUnderWay) {

@@ -127,11 +127,11 @@ TEST_F(WriterTest, AStopTokenHasALogprobButNoText) {
     const Json& logprobs = choice["logprobs"];
     const size_t entries = stream ? 1 : 2;  // the last event has its own only
     for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
-      EXPECT_EQ(logprobs[list].size(), entries) << list;
+      ASSERT_EQ(logprobs[list].size(), entries) << list;
     EXPECT_EQ(logprobs["token_logprobs"].back(), -2.0);
     EXPECT_EQ(logprobs["tokens"].back(), TokenText(TinyModel(), 1));
     EXPECT_EQ(logprobs["text_offset"].back(), TokenText(TinyModel(), 5).size());
-    EXPECT_EQ(logprobs["top_logprobs"].back()[TokenText(TinyModel(), 1)], -2.0);
+    EXPECT_EQ(logprobs["top_logprobs"].back(), (Json{{TokenText(TinyModel(), 1), -2.0}}));
   }
 }
 
