@@ -1,12 +1,15 @@
 #include "kernels/cuda/expert_window.h"
 
 #include <cstring>
+#include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/peer_memory.h"
@@ -55,10 +58,14 @@ class PeerWindow final : public ExpertWindow {
         stream_(stream),
         options_(options),
         layout_(options),
-        peer_memory_(MakeCudaPeerMemory(device)) {}
+        peer_memory_(MakeCudaPeerMemory(device)) {
+    BALEEN_CUDA_CHECK(cudaStreamCreateWithFlags(&side_stream_, cudaStreamNonBlocking));
+  }
 
   ~PeerWindow() override {
     BALEEN_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    BALEEN_CUDA_CHECK(cudaStreamSynchronize(side_stream_));
+    BALEEN_CUDA_CHECK(cudaStreamDestroy(side_stream_));
     peers_.clear();
     BALEEN_CUDA_CHECK(cudaFree(window_));
     BALEEN_CUDA_CHECK(cudaFree(counters_));
@@ -73,9 +80,8 @@ class PeerWindow final : public ExpertWindow {
                                                        " bytes of the device's memory"));
     }
     void* failure = nullptr;
-    BALEEN_CUDA_CHECK(cudaHostAlloc(&failure, sizeof(int32_t), cudaHostAllocMapped));
+    BALEEN_CUDA_CHECK(cudaMallocHost(&failure, sizeof(int32_t)));
     failure_ = static_cast<int32_t*>(failure);
-    *failure_ = 0;
     BALEEN_CUDA_CHECK(cudaMemset(window_, 0, layout_.ids));  // the flags
     BALEEN_CUDA_CHECK(cudaMemset(counters_, 0, kCounterBytes));
     BALEEN_CUDA_CHECK(cudaDeviceSynchronize());  // before a peer writes there
@@ -103,10 +109,14 @@ class PeerWindow final : public ExpertWindow {
     call_.scales = layout_.scales;
     call_.x = layout_.x;
     call_.results = layout_.results;
-    call_.gave_up = static_cast<uint32_t*>(counters_) + 4;
-    call_.failure = failure_;
+    call_.gone = layout_.gone;
+    call_.failure = static_cast<int32_t*>(counters_) + 4;
     call_.deadline_ns =
         uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(options_.deadline).count());
+    LoadWindowAbort();
+    MutexLock lock(mu_);
+    connected_ = call_;
+    if (aborted_) LaunchWindowAbort(*connected_, side_stream_);
     return absl::OkStatus();
   }
 
@@ -128,23 +138,30 @@ class PeerWindow final : public ExpertWindow {
   }
 
   absl::Status status() const override {
-    const int32_t failure = *static_cast<volatile int32_t*>(failure_);
-    if (failure == 0) return absl::OkStatus();
-    if (failure == kWindowAborted) return absl::CancelledError("the expert exchange was ended");
-    return absl::UnavailableError(absl::StrCat("expert exchange: rank ", failure - 1,
-                                               " did not come within ",
-                                               call_.deadline_ns / 1'000'000, " ms"));
+    MutexLock lock(mu_);
+    if (!connected_) return aborted_ ? Aborted() : absl::OkStatus();
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    BALEEN_CUDA_CHECK(cudaMemcpyAsync(failure_, connected_->failure, sizeof(*failure_),
+                                      cudaMemcpyDeviceToHost, side_stream_));
+    BALEEN_CUDA_CHECK(cudaStreamSynchronize(side_stream_));
+    if (*failure_ == 0) return absl::OkStatus();
+    if (*failure_ == kWindowAborted) return Aborted();
+    return absl::UnavailableError(
+        absl::StrCat("expert exchange: rank ", *failure_ - 1, " did not come within ",
+                     connected_->deadline_ns / 1'000'000, " ms, or gave up"));
   }
 
   void Abort() override {
-    int32_t none = 0;
-    __atomic_compare_exchange_n(failure_, &none, kWindowAborted, false, __ATOMIC_SEQ_CST,
-                                __ATOMIC_SEQ_CST);
+    MutexLock lock(mu_);
+    if (std::exchange(aborted_, true) || !connected_) return;
+    BALEEN_CUDA_CHECK(cudaSetDevice(device_));
+    LaunchWindowAbort(*connected_, side_stream_);
   }
 
  private:
-  static constexpr size_t kCounterBytes =
-      5 * sizeof(uint32_t);  // two for each kind of call, gave_up
+  static constexpr size_t kCounterBytes = 5 * sizeof(uint32_t);  // two a kind of call; failure
+
+  static absl::Status Aborted() { return absl::CancelledError("the expert exchange was ended"); }
 
   std::byte* base() const { return static_cast<std::byte*>(window_); }
 
@@ -185,10 +202,16 @@ class PeerWindow final : public ExpertWindow {
   const std::unique_ptr<PeerMemory> peer_memory_;
   void* window_ = nullptr;
   void* counters_ = nullptr;
-  int32_t* failure_ = nullptr;  // mapped host memory
   std::string exported_;
   std::vector<std::shared_ptr<const PeerMemory::Mapping>> peers_;
   WindowCall call_ = {};  // complete but for the kind; rows are those of the last Dispatch
+
+  // Beside the step thread's work.
+  mutable Mutex mu_;
+  cudaStream_t side_stream_ = nullptr;
+  int32_t* failure_ ABSL_PT_GUARDED_BY(mu_) = nullptr;        // pinned
+  std::optional<WindowCall> connected_ ABSL_GUARDED_BY(mu_);  // call_, once complete
+  bool aborted_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
@@ -256,6 +279,7 @@ WindowLayout::WindowLayout(const ExpertWindowOptions& o) {
   const size_t dim = size_t(o.dim), activation = DTypeBytes(o.activations);
   dispatched = part(size_t(o.ranks) * kFlagBytes);
   collected = part(size_t(o.ranks) * kFlagBytes);
+  gone = part(size_t(o.ranks) * kFlagBytes);
   ids = part(rows * size_t(o.topk) * sizeof(int32_t));
   scales = part(o.fp8 ? rows * (dim / 128) * sizeof(float) : 0);
   x = part(rows * dim * (o.fp8 ? 1 : activation));

@@ -8,7 +8,7 @@ namespace baleen::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPollsPerLook = 64;  // at the host's memory and the clock, which are slow to read
+constexpr int kPollsPerLook = 64;  // at the failure, at who has gone, and at the clock
 
 __device__ void StoreRelease(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
@@ -30,20 +30,35 @@ __device__ uint32_t* Flag(const WindowCall& c, int window, int rank) {
   return reinterpret_cast<uint32_t*>(c.window[window] + c.flags + size_t(rank) * kFlagBytes);
 }
 
-// Until `rank` has made call number `call`, or nothing is waited for any more: then this rank makes
-// no more calls, because it would send its peers what it computed without the missing rows.
+__device__ uint32_t* Gone(const WindowCall& c, int window, int rank) {
+  return reinterpret_cast<uint32_t*>(c.window[window] + c.gone + size_t(rank) * kFlagBytes);
+}
+
+// The first cause stays.
+__device__ void Fail(const WindowCall& c, int32_t why) { atomicCAS(c.failure, 0, why); }
+
+__device__ bool Failed(const WindowCall& c) {
+  return *static_cast<const volatile int32_t*>(c.failure) != 0;
+}
+
+// A rank that goes on without a peer would send the others what it computes without that one's
+// rows: it makes no more calls, and says so.
+__device__ void TellPeers(const WindowCall& c) {
+  for (int peer = threadIdx.x; peer < c.ranks; peer += blockDim.x)
+    StoreRelease(Gone(c, peer, c.rank), 1);
+}
+
+// Until `rank` has made call number `call`, or nothing is waited for any more.
 __device__ void Await(const WindowCall& c, int rank, uint32_t call) {
-  volatile int32_t* const failure = c.failure;
   const uint32_t* const flag = Flag(c, c.rank, rank);
+  const uint32_t* const gone = Gone(c, c.rank, rank);
   const uint64_t start = Nanoseconds();
   for (int polls = 0; int32_t(LoadAcquire(flag) - call) < 0; ++polls) {
     if (polls % kPollsPerLook != 0) continue;
-    if (*failure == 0) {
-      if (Nanoseconds() - start < c.deadline_ns) continue;
-      *failure = rank + 1;  // of several missing ranks any will do
-    }
-    *c.gave_up = 1;
-    return;
+    if (Failed(c)) return;
+    if (LoadAcquire(gone) == 0 && Nanoseconds() - start < c.deadline_ns) continue;
+    if (int32_t(LoadAcquire(flag) - call) >= 0) return;  // it went after this call
+    return Fail(c, rank + 1);
   }
 }
 
@@ -66,6 +81,8 @@ __device__ void EndCall(const WindowCall& c) {
   for (int peer = threadIdx.x; peer < c.ranks; peer += kThreads)
     StoreRelease(Flag(c, peer, c.rank), call);
   for (int peer = threadIdx.x; peer < c.ranks; peer += kThreads) Await(c, peer, call);
+  __syncthreads();
+  if (Failed(c)) TellPeers(c);
 }
 
 __device__ int OwnerOf(const WindowCall& c, int32_t expert) {
@@ -97,7 +114,7 @@ __global__ __launch_bounds__(kThreads) void DispatchKernel(const __grid_constant
                                                            const std::byte* x,
                                                            const std::byte* scales,
                                                            const int32_t* ids) {
-  if (*c.gave_up != 0) return;
+  if (Failed(c)) return;
   const int row = blockIdx.x;
   if (row < c.rows) {
     const int32_t* const row_ids = ids + size_t(row) * c.topk;
@@ -123,7 +140,7 @@ __global__ __launch_bounds__(kThreads) void DispatchKernel(const __grid_constant
 // CTA i: received row i, whose source is rank i / rows.
 __global__ __launch_bounds__(kThreads) void CollectKernel(const __grid_constant__ WindowCall c,
                                                           const std::byte* expert_out) {
-  if (*c.gave_up != 0) return;
+  if (Failed(c)) return;
   const int received = blockIdx.x;
   if (received < c.ranks * c.rows) {
     const auto* const ids =
@@ -139,6 +156,11 @@ __global__ __launch_bounds__(kThreads) void CollectKernel(const __grid_constant_
   EndCall(c);
 }
 
+__global__ __launch_bounds__(kThreads) void AbortKernel(const __grid_constant__ WindowCall c) {
+  if (threadIdx.x == 0) Fail(c, kWindowAborted);
+  TellPeers(c);
+}
+
 }  // namespace
 
 void LaunchWindowDispatch(const WindowCall& call, const void* x, const float* scales,
@@ -151,6 +173,16 @@ void LaunchWindowDispatch(const WindowCall& call, const void* x, const float* sc
 void LaunchWindowCollect(const WindowCall& call, const void* expert_out, cudaStream_t stream) {
   CollectKernel<<<unsigned(max(call.ranks * call.rows, 1)), kThreads, 0, stream>>>(
       call, static_cast<const std::byte*>(expert_out));
+  BALEEN_CUDA_CHECK(cudaGetLastError());
+}
+
+void LoadWindowAbort() {
+  cudaFuncAttributes attributes;
+  BALEEN_CUDA_CHECK(cudaFuncGetAttributes(&attributes, AbortKernel));
+}
+
+void LaunchWindowAbort(const WindowCall& call, cudaStream_t stream) {
+  AbortKernel<<<1, kThreads, 0, stream>>>(call);
   BALEEN_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -38,9 +38,9 @@ struct WindowLayout {
                                     int own_rows) const;
   Matrix ResultsAt(std::byte* base, const ExpertWindowOptions& o, int own_rows) const;
 
-  // [ranks] each, a cache line apiece: the newest call that the rank has written its part of. Peer
-  // memory only.
-  size_t dispatched, collected;
+  // [ranks] each, a cache line apiece; peer memory only. The newest call that the rank has written
+  // its part of, and 1 once it makes no more.
+  size_t dispatched, collected, gone;
   size_t ids;      // i32 [ranks * max_rows, topk]
   size_t scales;   // f32 [ranks * max_rows, dim / 128]; fp8 only
   size_t x;        // [ranks * max_rows, dim] fp8 or activations
@@ -62,15 +62,16 @@ struct WindowCall {
   int scale_bytes = 0;
   int out_bytes = 0;
   size_t flags = 0;  // of this kind of call, in every window
+  size_t gone = 0;   // likewise of both kinds
   size_t ids = 0, scales = 0, x = 0, results = 0;
   // Of this kind of call, in this device's memory: finished CTAs (0 between calls), and the number
   // of calls made.
   uint32_t* finished = nullptr;
   uint32_t* calls = nullptr;
-  // Of both kinds of call, in this device's memory: 1 once a call ended without a peer. From then
-  // on calls do nothing, and the peers miss this rank.
-  uint32_t* gave_up = nullptr;
-  int32_t* failure = nullptr;  // in host memory: 0, 1 + a missing rank, or kWindowAborted
+  // Of both kinds of call, in this device's memory: 0, 1 + a missing rank, or kWindowAborted. Once
+  // it is not 0, calls do nothing. Kernels touch no memory of the host: one that waits while its
+  // process is killed must not fault.
+  int32_t* failure = nullptr;
   uint64_t deadline_ns = 0;
 };
 inline constexpr int32_t kWindowAborted = -1;
@@ -79,6 +80,10 @@ inline constexpr int32_t kWindowAborted = -1;
 void LaunchWindowDispatch(const WindowCall& call, const void* x, const float* scales,
                           const int32_t* ids, cudaStream_t stream);
 void LaunchWindowCollect(const WindowCall& call, const void* expert_out, cudaStream_t stream);
+// Ends this rank's part for good, and tells the peers. May run beside the other two, once
+// LoadWindowAbort was called: loading a kernel may have to wait for those that run.
+void LaunchWindowAbort(const WindowCall& call, cudaStream_t stream);
+void LoadWindowAbort();
 
 // WindowWire::kPeerMemory, on `stream`. ResourceExhausted names the bytes wanted; InvalidArgument
 // sizes that cannot be.
