@@ -85,28 +85,34 @@ TEST_F(GenerationTest, UsageComesLastAndOnlyWhenAsked) {
   EXPECT_EQ(events[0]["usage"]["completion_tokens"], 1);
 }
 
-TEST_F(GenerationTest, CutsAtAStopStringAcrossTokensAndAbortsBothLegs) {
+class StopStringTest : public GenerationTest, public ::testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Stream, StopStringTest, ::testing::Bool());
+
+TEST_P(StopStringTest, CutsAcrossTokensAndAbortsBothLegs) {
   Start();
   DecodeScript script = Says("one two three four");
   script.steps.pop_back();
+  script.wait_for_release = true;
   script.hang = true;  // the worker would go on
   worker_->SetDecode(script);
   worker_->SetPrefill({.hang = true});
-  for (const bool stream : {false, true}) {
-    json request = {{"prompt", "x"}, {"stop", {"wo thr", "zzz"}}, {"stream", stream}};
-    const HttpReply reply = Post("/v1/completions", request);
-    ASSERT_EQ(reply.status, 200) << reply.body;
-    if (stream) {
-      EXPECT_EQ(Joined(reply.events(), "text"), "one t");
-      EXPECT_EQ(reply.events().back(), "[DONE]");
-    } else {
-      EXPECT_EQ(reply.json()["choices"][0]["text"], "one t");
-      EXPECT_EQ(reply.json()["choices"][0]["finish_reason"], "stop");
-    }
-    EXPECT_TRUE(Quiet());
+  const json request = {{"prompt", "x"}, {"stop", {"wo thr", "zzz"}}, {"stream", GetParam()}};
+  HttpClient client = Client();
+  client.Send(HttpClient::Format("POST", "/v1/completions", request.dump()));
+  ASSERT_TRUE(FakeWorker::Eventually([&] { return worker_->running() == 2; }));
+  worker_->Release();
+  const HttpReply reply = client.Read();
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  if (GetParam()) {
+    EXPECT_EQ(Joined(reply.events(), "text"), "one t");
+    EXPECT_EQ(reply.events().back(), "[DONE]");
+  } else {
+    EXPECT_EQ(reply.json()["choices"][0]["text"], "one t");
+    EXPECT_EQ(reply.json()["choices"][0]["finish_reason"], "stop");
   }
-  EXPECT_EQ(worker_->decodes_cancelled(), 2);
-  EXPECT_EQ(worker_->prefills_cancelled(), 2);
+  EXPECT_TRUE(Quiet());
+  EXPECT_EQ(worker_->decodes_cancelled(), 1);
+  EXPECT_EQ(worker_->prefills_cancelled(), 1);
 }
 
 TEST_F(GenerationTest, StreamsReasoningAndToolCalls) {
