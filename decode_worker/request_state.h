@@ -6,7 +6,7 @@
 
 namespace baleen::decode_worker {
 
-// Life of one attempt on a decode rank. kv_transfer/decode_attempt.h is the part that KvReceiver
+// Life of one attempt on a decode rank. kv_transfer/grant_state.h is the part that KvReceiver
 // sees.
 //
 //   kWaiting --kRoom--> kGranted --kManifestComplete--> kReady --kScheduled--> kRunning
